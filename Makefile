@@ -1,0 +1,44 @@
+# Every target sets up .venv by itself when it is missing or when the dependencies have changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: demo test lint bench clean
+
+# Two threads that wait for each other on a busy machine are slower than one.
+test lint: export OMP_NUM_THREADS = 1
+export OMP_WAIT_POLICY = passive
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO)/bundle
+	$(BIN)/dualpath prepare shapes --out $(DEMO)/shapes
+	$(BIN)/dualpath train recipes/shapes.yaml --data $(DEMO)/shapes --out $(DEMO)/bundle
+	$(BIN)/dualpath evaluate $(DEMO)/bundle --data $(DEMO)/shapes --split test \
+		--json $(DEMO)/metrics.json --sheet $(DEMO)/evaluation.html
+	$(BIN)/dualpath search $(DEMO)/bundle $(DEMO)/shapes --top 5 --sheet $(DEMO)/report.html \
+		"a big red circle to the left of a small blue square" \
+		"three little green stars" \
+		"a tiny yellow triangle above a huge purple cross"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/stage_one_profile.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

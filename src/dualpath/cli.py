@@ -1,0 +1,316 @@
+"""The command line: a thin skin over the public functions."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from dualpath.embedding import DualPath
+    from dualpath.search import Hit
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+data_app = typer.Typer(no_args_is_help=True)
+prepare_app = typer.Typer(no_args_is_help=True)
+app.add_typer(data_app, name="data", help="Look at a folder of captioned pictures.")
+app.add_typer(prepare_app, name="prepare", help="Write a folder of captioned pictures.")
+
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Bundle = Annotated[str, typer.Argument(help="Folder of a trained model, or its id on the hub.")]
+Data = Annotated[Path, typer.Option(help="Folder with a manifest.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder for what is kept between runs.", envvar="DUALPATH_CACHE")
+]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken pictures out.")]
+
+
+@contextmanager
+def _errors_for_people(hint: str = "") -> Iterator[None]:
+    """Turn what a user can mend into clear lines and exit code 1, an interruption into 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        _err.print(f"interrupted{hint}", markup=False)
+        raise typer.Exit(130) from error
+    except (ValueError, OSError, RuntimeError) as error:
+        if type(error).__module__.partition(".")[0] != "dualpath" and not isinstance(
+            error, OSError
+        ):
+            raise
+        _err.print(f"error: {error}", markup=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML).")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, as stages.0.epochs=3.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in OUT.")
+    ] = False,
+    skip_broken: SkipBroken = False,
+    cache: Cache = None,
+) -> None:
+    """Train a model on a folder of captioned pictures."""
+    with _errors_for_people("; go on with --resume"):
+        from dualpath.evaluation.report import metrics_table
+        from dualpath.recipe import read_recipe
+        from dualpath.training.train import train as run
+
+        model = run(
+            read_recipe(recipe, set_),
+            data,
+            out,
+            resume=resume,
+            skip_broken=skip_broken,
+            cache=cache,
+        )
+        if model.metrics["validation"]:
+            _out.print(metrics_table(model.metrics["validation"]))
+        _out.print(f"bundle: {out}", markup=False)
+
+
+@app.command()
+def evaluate(
+    bundle: Bundle,
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the metrics here.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture sheet (HTML) here.")] = None,
+    skip_broken: SkipBroken = False,
+    cache: Cache = None,
+) -> None:
+    """Measure retrieval in both directions."""
+    with _errors_for_people():
+        from dualpath.evaluation.evaluate import evaluate as run
+        from dualpath.evaluation.report import metrics_table
+
+        model = _load(bundle)
+        with _bar("embedding") as advance:
+            metrics = run(
+                model,
+                data,
+                split=split,
+                sheet=sheet,
+                skip_broken=skip_broken,
+                cache=cache,
+                advance=advance,
+            )
+        metrics |= {"data": str(data), "seed": model.recipe.seed, **_provenance()}
+        _out.print(metrics_table(metrics))
+        if json_ is not None:
+            json_.parent.mkdir(parents=True, exist_ok=True)
+            json_.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@app.command()
+def embed(
+    bundle: Bundle,
+    source: Annotated[Path, typer.Argument(help="Folder of pictures, or .txt, a sentence a line.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    captions: Annotated[
+        bool, typer.Option("--captions", help="The captions of the folder instead of its pictures.")
+    ] = False,
+    skip_broken: SkipBroken = False,
+    cache: Cache = None,
+) -> None:
+    """Write pictures or sentences as unit vectors to a Parquet file."""
+    with _errors_for_people():
+        from dualpath.data.cache import default_cache_folder
+        from dualpath.data.manifest import ManifestError, read_manifest, read_pictures
+        from dualpath.data.pictures import broken_pictures_message
+
+        model = _load(bundle)
+        columns: dict[str, list[str]]
+        with _bar("embedding") as advance:
+            if source.is_file() or captions:
+                columns = (
+                    {"text": source.read_text("utf-8").splitlines()}
+                    if source.is_file()
+                    else _caption_columns(read_manifest(source))
+                )
+                vectors = model.embed_texts(columns["text"], advance=advance)
+            else:
+                items = {item.path: item for item in read_pictures(source).items}
+                sound, vectors, broken = model.embed_folder(
+                    list(items),
+                    cache or default_cache_folder(),
+                    workers=model.recipe.workers,
+                    advance=advance,
+                )
+                if broken and not skip_broken:
+                    raise ManifestError(broken_pictures_message(broken))
+                columns = {"file_name": [items[path].file_name for path in sound]}
+        _write_vectors(out, columns, vectors)
+        _out.print(f"{len(vectors):,} vectors of {model.dim} numbers: {out}", markup=False)
+
+
+@app.command()
+def search(
+    bundle: Bundle,
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    sentences: Annotated[list[str], typer.Argument(help="What to look for, one or more.")],
+    top: Annotated[int, typer.Option(min=1, help="Pictures for each sentence.")] = 10,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture sheet (HTML) here.")] = None,
+    cache: Cache = None,
+) -> None:
+    """Find the pictures of a folder that fit a sentence."""
+    with _errors_for_people():
+        from dualpath.evaluation.report import Answer, write_sheet
+        from dualpath.search import search_folder
+
+        model = _load(bundle)
+        with _bar("embedding") as advance:
+            found = search_folder(model, folder, sentences, top=top, cache=cache, advance=advance)
+        for problem in found.broken.values():
+            _err.print(f"left out: {problem}", markup=False)
+        if sheet is not None:
+            rows = zip(sentences, found.hits, strict=True)
+            answers = [(q, [Answer(hit.path, hit.score) for hit in hits]) for q, hits in rows]
+            write_sheet(sheet, f"{model.recipe.name}: search", answers)
+        _print_hits(sentences, found.hits, as_json=json_)
+
+
+@app.command()
+def info(bundle: Bundle) -> None:
+    """Describe a trained model."""
+    with _errors_for_people():
+        from dualpath.evaluation.report import metrics_table
+
+        model = _load(bundle)
+        image, text = model.recipe.image_encoder, model.recipe.text_encoder
+        parameters = {
+            name: sum(parameter.numel() for parameter in part.parameters())
+            for name, part in model.network.named_children()
+        }
+        rows = {
+            "name": model.recipe.name,
+            "image encoder": f"{image.backbone}, {image.input_size} pixels, "
+            f"{parameters['image_encoder']:,} parameters",
+            "text encoder": f"text CNN of width {text.width:g}, depths {text.depths}, "
+            f"{parameters['text_encoder']:,} parameters",
+            "vocabulary": f"{model.tokenizer.rows - 1:,} words ({text.vocabulary}), "
+            f"at most {text.max_words} in a sentence",
+            "space": f"{model.dim} dimensions, cosine",
+            "stages": ", ".join(f"{s.name} ({s.epochs} epochs)" for s in model.recipe.stages),
+            "seed": model.recipe.seed,
+            "fingerprint": model.fingerprint,
+        }
+        for name, value in rows.items():
+            _out.print(f"{name:14} {value}", markup=False, highlight=False)
+        if model.metrics.get("validation"):
+            _out.print(metrics_table(model.metrics["validation"]))
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder with a manifest.")], cache: Cache = None
+) -> None:
+    """Check a manifest and its pictures: counts, warnings, errors (exit code 1)."""
+    with _errors_for_people():
+        from dualpath.data.check import check_folder
+
+        with _bar("checking pictures") as advance:
+            report = check_folder(folder, cache, advance)
+        for line in report.counts:
+            _out.print(line, markup=False)
+        for line in report.warnings:
+            _err.print(f"warning: {line}", markup=False)
+        for line in report.errors:
+            _err.print(f"error: {line}", markup=False)
+        if report.errors:
+            raise typer.Exit(1)
+
+
+@prepare_app.command()
+def shapes(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    scenes: Annotated[int, typer.Option(min=10, help="Number of pictures.")] = 2000,
+    captions: Annotated[int, typer.Option(min=1, max=10, help="Sentences a picture.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Side of a picture, pixels.")] = 96,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+) -> None:
+    """Write the synthetic shapes set: coloured shapes, sizes, relations, counts."""
+    with _errors_for_people():
+        from dualpath.sources.shapes import write_shapes
+
+        with _bar("drawing", scenes) as advance:
+            path = write_shapes(
+                out, scenes=scenes, captions=captions, size=size, seed=seed, advance=advance
+            )
+        _out.print(f"{scenes:,} scenes: {path}", markup=False)
+
+
+def _load(bundle: str) -> "DualPath":
+    from dualpath.embedding import DualPath
+
+    return DualPath.from_pretrained(bundle)
+
+
+@contextmanager
+def _bar(title: str, total: int | None = None) -> Iterator[Any]:
+    from dualpath.training.progress import Display
+
+    with Display().work(title, total) as advance:
+        yield advance
+
+
+def _caption_columns(manifest: Any) -> dict[str, list[str]]:
+    pairs = [(item.file_name, caption) for item in manifest.items for caption in item.captions]
+    return {"file_name": [name for name, _ in pairs], "text": [caption for _, caption in pairs]}
+
+
+def _write_vectors(path: Path, columns: dict[str, list[str]], vectors: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({**columns, "vector": vector}), path)
+
+
+def _print_hits(sentences: list[str], hits: "list[list[Hit]]", *, as_json: bool) -> None:
+    if as_json:
+        found = [
+            {"query": query, "hits": [{"path": str(h.path), "score": h.score} for h in row]}
+            for query, row in zip(sentences, hits, strict=True)
+        ]
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for query, row in zip(sentences, hits, strict=True):
+        _out.print(query, style="bold", markup=False, highlight=False)
+        for hit in row:
+            _out.print(f"  {hit.score:6.3f}  {hit.path}", markup=False, highlight=False)
+
+
+def _provenance() -> dict[str, str]:
+    """What a number needs to be repeated: version, commit (if any) and command."""
+    import subprocess
+    from importlib.metadata import version
+
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    arguments = [os.path.basename(sys.argv[0]), *sys.argv[1:]]  # noqa: PTH119
+    return {
+        "version": version("dualpath"),
+        "commit": commit.strip() or "unknown",
+        "command": shlex.join(arguments),
+    }

@@ -1,0 +1,1 @@
+"""Manifests, pictures, captions and the batches made of them."""

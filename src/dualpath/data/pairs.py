@@ -1,0 +1,195 @@
+"""Batches of pictures with their captions.
+
+Everything that is drawn at random is drawn from (seed, stage, epoch, place in the epoch), never
+from the history of a generator, so training can go on from any step of any epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from dualpath.data.manifest import Item
+from dualpath.data.pictures import open_picture
+from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.views import View, fixed_views, render
+
+
+class BatchPlan(NamedTuple):
+    """Which pictures and captions make a batch, and the seed of whatever else is drawn for it."""
+
+    pictures: npt.NDArray[np.int64]
+    captions: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    seed: int
+
+
+class Batch(NamedTuple):
+    """A batch on its way to the network; n pictures, m captions.
+
+    pictures: (n, 3, size, size) uint8, or (n, backbone dim) float32 cached features.
+    token_ids: (m, words) int64, left-aligned, padded with 0.
+    owners: (m,) int64, which of the n pictures each caption describes.
+    instance_ids: (n,) int64, the class of each picture.
+    """
+
+    pictures: torch.Tensor
+    token_ids: torch.Tensor
+    owners: torch.Tensor
+    instance_ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """The captions of a list of items, encoded once.
+
+    token_ids: (captions, max_words) int64. first: (items + 1,) int64; the captions of item i are
+    rows first[i] to first[i + 1]. instance_ids: (items,) int64, numbered by first appearance.
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    instance_ids: npt.NDArray[np.int64]
+
+    @property
+    def instances(self) -> int:
+        """Number of instances, the classes of the instance loss."""
+        return int(self.instance_ids.max()) + 1
+
+    @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """The item of each caption, (captions,) int64."""
+        return np.repeat(np.arange(len(self.instance_ids)), np.diff(self.first))
+
+
+def tabulate_captions(items: Sequence[Item], tokenizer: Tokenizer) -> CaptionTable:
+    """Encode the captions of items, and number their instances."""
+    numbers: dict[str, int] = {}
+    instance_ids = [numbers.setdefault(item.instance, len(numbers)) for item in items]
+    return CaptionTable(
+        token_ids=tokenizer.encode([caption for item in items for caption in item.captions]),
+        first=np.cumsum([0] + [len(item.captions) for item in items]),
+        instance_ids=np.array(instance_ids, dtype=np.int64),
+    )
+
+
+class EpochPlan:
+    """The batches of one epoch: every picture once, with captions drawn for it.
+
+    Args:
+        table: the captions; each item needs at least one.
+        batch_size: pictures in a batch; a last batch of one picture joins the batch before it.
+        captions_per_picture: captions drawn for a picture, without repetition.
+        seed: (seed, stage, epoch).
+        start: batches to leave out, those done before an interruption.
+    """
+
+    def __init__(
+        self,
+        table: CaptionTable,
+        *,
+        batch_size: int,
+        captions_per_picture: int,
+        seed: tuple[int, int, int],
+        start: int = 0,
+    ) -> None:
+        self._table = table
+        self._captions_per_picture = captions_per_picture
+        self._seed = seed
+        self._start = start
+        order = np.random.default_rng(seed).permutation(len(table.instance_ids))
+        cuts = np.arange(batch_size, len(order), batch_size)
+        if len(cuts) and len(order) - cuts[-1] == 1:
+            cuts = cuts[:-1]
+        self._batches = np.split(order, cuts)
+
+    def __len__(self) -> int:
+        """Batches of the whole epoch, those left out included."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        for number in range(self._start, len(self._batches)):
+            yield self._plan(number)
+
+    def _plan(self, number: int) -> BatchPlan:
+        pictures = self._batches[number]
+        generator = np.random.default_rng((*self._seed, number))
+        captions: list[npt.NDArray[np.int64]] = []
+        for picture in pictures:
+            first, end = self._table.first[picture], self._table.first[picture + 1]
+            count = min(self._captions_per_picture, int(end - first))
+            captions.append(first + generator.permutation(end - first)[:count])
+        return BatchPlan(
+            pictures=pictures,
+            captions=np.concatenate(captions),
+            owners=np.repeat(np.arange(len(pictures)), [len(drawn) for drawn in captions]),
+            seed=int(generator.integers(2**31)),
+        )
+
+
+@dataclass(frozen=True)
+class PixelPictures:
+    """Pictures decoded when they are asked for, each time in a freshly drawn view."""
+
+    items: Sequence[Item]
+    size: int
+    flip: bool
+    crops: int | str
+
+    def draw(self, pictures: npt.NDArray[np.int64], seed: int) -> torch.Tensor:
+        """Return pixels, (n, 3, size, size) uint8."""
+        generator = np.random.default_rng(seed)
+        rendered = [
+            render(open_picture(self.items[i].path), self._view(generator), self.size)
+            for i in pictures
+        ]
+        return torch.stack(rendered)
+
+    def _view(self, generator: np.random.Generator) -> View:
+        if self.crops == "random":
+            flipped = self.flip and bool(generator.integers(2))
+            return View(int(generator.integers(2**31)), flipped)
+        views = fixed_views(flip=self.flip, crops=int(self.crops))
+        return views[generator.integers(len(views))]
+
+
+@dataclass(frozen=True)
+class FeaturePictures:
+    """Backbone features computed beforehand, in one of the fixed views drawn each time.
+
+    features: for each view a (rows, dim) float32 array; rows: for each view the row of each item.
+    """
+
+    features: Sequence[npt.NDArray[np.float32]]
+    rows: Sequence[npt.NDArray[np.int64]]
+
+    def draw(self, pictures: npt.NDArray[np.int64], seed: int) -> torch.Tensor:
+        """Return features, (n, dim) float32."""
+        views = np.random.default_rng(seed).integers(len(self.features), size=len(pictures))
+        drawn = [
+            self.features[view][self.rows[view][picture]]
+            for view, picture in zip(views, pictures, strict=True)
+        ]
+        return torch.from_numpy(np.stack(drawn))
+
+
+class PairDataset(Dataset[Batch]):
+    """Make the batch of a plan; used with ``DataLoader(sampler=plans, batch_size=None)``."""
+
+    def __init__(self, table: CaptionTable, pictures: PixelPictures | FeaturePictures) -> None:
+        self._table = table
+        self.pictures = pictures
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        token_ids = self._table.token_ids[plan.captions]
+        longest = max(1, int((token_ids != 0).sum(axis=1).max()))
+        return Batch(
+            pictures=self.pictures.draw(plan.pictures, plan.seed),
+            token_ids=torch.from_numpy(token_ids[:, :longest]),
+            owners=torch.from_numpy(plan.owners),
+            instance_ids=torch.from_numpy(self._table.instance_ids[plan.pictures]),
+        )

@@ -1,0 +1,140 @@
+"""Picture files: decoding them, and knowing which are sound and what is in them."""
+
+import hashlib
+import io
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+_COMMIT_EVERY = 500
+
+
+class PictureError(ValueError):
+    """A picture that cannot be decoded; the message names the file."""
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Decode a picture file to RGB, upright by its EXIF orientation.
+
+    Raises:
+        PictureError: the file is missing, no picture, cut short, or a decompression bomb.
+    """
+    return decode_picture(read_picture(path), str(path))
+
+
+def read_picture(path: Path) -> bytes:
+    """Return the bytes of a picture file, or raise :class:`PictureError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """Decode the bytes of a picture as :func:`open_picture` does; ``name`` is for the error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", message="Palette images with Transparency")
+            with Image.open(io.BytesIO(content)) as picture:
+                return ImageOps.exif_transpose(picture).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise PictureError(f"{name}: not a picture") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError(f"{name}: too many pixels ({error})") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PictureError(f"{name}: cannot be decoded ({error})") from error
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at every picture found.
+
+    ``hashes``: sound files to a hash of their bytes; ``broken``: the others to what is wrong.
+    """
+
+    hashes: dict[Path, str]
+    broken: dict[Path, str]
+
+
+def survey_pictures(
+    paths: Iterable[Path], cache_folder: Path, advance: Callable[[int], None] = lambda _: None
+) -> Survey:
+    """Decode every picture once and hash its bytes.
+
+    What was found is remembered in ``cache_folder`` under the file's path, size and time of
+    change, so that a second survey reads only what is new. ``advance`` is called with the number
+    of pictures done since the last call.
+    """
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    hashes: dict[Path, str] = {}
+    broken: dict[Path, str] = {}
+    unknown: list[Path] = []
+    with closing(sqlite3.connect(cache_folder / "pictures.sqlite", timeout=60)) as memory:
+        memory.execute(
+            "create table if not exists sound "
+            "(path text primary key, size integer, changed integer, hash text)"
+        )
+        remembered = {row[0]: row[1:] for row in memory.execute("select * from sound")}
+        for path in paths:
+            size, changed, known = remembered.get(str(path.resolve()), (None, None, None))
+            if known is not None and (size, changed) == _state(path):
+                hashes[path] = known
+                advance(1)
+            else:
+                unknown.append(path)
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(unknown), _COMMIT_EVERY):
+                chunk = unknown[start : start + _COMMIT_EVERY]
+                for path, result in zip(chunk, pool.map(_look, chunk), strict=True):
+                    if isinstance(result, PictureError):
+                        broken[path] = str(result)
+                    else:
+                        hashes[path] = result
+                        memory.execute(
+                            "insert or replace into sound values (?, ?, ?, ?)",
+                            (str(path.resolve()), *_state(path), result),
+                        )
+                    advance(1)
+                memory.commit()
+    return Survey(hashes=hashes, broken=broken)
+
+
+def picture_hash(content: bytes) -> str:
+    """Return the hash under which everything computed from a picture is remembered."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return (-1, -1)
+    return state.st_size, state.st_mtime_ns
+
+
+def _look(path: Path) -> str | PictureError:
+    try:
+        content = read_picture(path)
+        decode_picture(content, str(path))
+    except PictureError as error:
+        return error
+    return picture_hash(content)
+
+
+def broken_pictures_message(broken: dict[Path, str]) -> str:
+    """Return what to tell about broken pictures: each on a line, ten at most, and the mend."""
+    shown = list(broken.values())[:10]
+    more = len(broken) - len(shown)
+    count = "1 picture is" if len(broken) == 1 else f"{len(broken)} pictures are"
+    return "\n".join(
+        [f"{count} broken; mend or remove them, or leave them out with --skip-broken:"]
+        + shown
+        + ([f"... and {more} more"] if more else [])
+    )

@@ -1,0 +1,138 @@
+"""Sentences to word numbers, by a Hugging Face ``tokenizers`` WordLevel model.
+
+Two modes (paper, section 4.1):
+
+* **paper**: case-sensitive; the vocabulary is the training words that have a vector, in the order
+  of the vector file; other words are dropped and take up no position.
+* **modern**: lower-cased (NFC, accents kept), words seen at least ``min_count`` times, the
+  others become ``[UNK]``; characters of Chinese and Japanese are words of their own.
+
+Number 0 is padding in both.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Regex
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.normalizers import Sequence as NormalizerSequence
+from tokenizers.pre_tokenizers import Split
+
+PADDING = "[PAD]"
+UNKNOWN = "[UNK]"
+Vocabulary = Literal["paper", "modern"]
+
+# The delimiters of the authors' code: hyphen, space, full stop, comma and round brackets.
+_PAPER_DELIMITERS = r"[\s\-.,()?]+"
+_MODERN_WORDS = r"[\p{L}\p{M}\p{N}]+('\p{L}+)?|\p{So}"
+
+
+class Tokenizer:
+    """Encode sentences as rows of word numbers.
+
+    Args:
+        words: the vocabulary, in order; word ``i`` gets number ``i + 1``.
+        vocabulary: which of the two modes.
+        max_words: words kept of a sentence.
+    """
+
+    def __init__(self, words: Sequence[str], vocabulary: Vocabulary, max_words: int) -> None:
+        numbers = {word: number for number, word in enumerate([PADDING, *words, UNKNOWN])}
+        tokenizer = HuggingFaceTokenizer(WordLevel(numbers, unk_token=UNKNOWN))
+        _set_pipeline(tokenizer, vocabulary)
+        self._tokenizer = tokenizer
+        self.vocabulary = vocabulary
+        self.max_words = max_words
+
+    @classmethod
+    def load(cls, path: Path, vocabulary: Vocabulary, max_words: int) -> "Tokenizer":
+        """Read ``tokenizer.json``; raises ``ValueError`` where it is none."""
+        tokenizer = cls.__new__(cls)
+        try:
+            tokenizer._tokenizer = HuggingFaceTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path}: not a tokenizer file ({error})") from error
+        tokenizer.vocabulary = vocabulary
+        tokenizer.max_words = max_words
+        return tokenizer
+
+    def save(self, path: Path) -> None:
+        """Write ``tokenizer.json`` in the Hugging Face format."""
+        self._tokenizer.save(str(path))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the word-embedding table: padding, the words and, if modern, ``[UNK]``."""
+        size = int(self._tokenizer.get_vocab_size())
+        return size if self.vocabulary == "modern" else size - 1
+
+    @property
+    def words(self) -> list[str]:
+        """The words in order of their numbers (1, 2, ...), without padding and ``[UNK]``."""
+        numbers = self._tokenizer.get_vocab()
+        return sorted(numbers, key=numbers.__getitem__)[1:-1]
+
+    def split(self, sentence: str) -> list[str]:
+        """Return the words of a sentence as the vocabulary sees them, known or not."""
+        return _split(self._tokenizer, [sentence])[0]
+
+    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Encode to word numbers, (sentences, max_words) int64, left-aligned, padded with 0.
+
+        >>> tokenizer = Tokenizer(["a", "dog"], "modern", max_words=4)
+        >>> tokenizer.encode(["A dog, a CAT!", ""]).tolist()
+        [[1, 2, 1, 3], [0, 0, 0, 0]]
+        """
+        numbers = np.zeros((len(sentences), self.max_words), dtype=np.int64)
+        unknown = self._tokenizer.token_to_id(UNKNOWN) if self.vocabulary == "paper" else 0
+        encodings = self._tokenizer.encode_batch(list(sentences), add_special_tokens=False)
+        for row, encoding in zip(numbers, encodings, strict=True):
+            kept = [number for number in encoding.ids if number not in (0, unknown)]
+            kept = kept[: self.max_words]
+            row[: len(kept)] = kept
+        return numbers
+
+
+def count_words(sentences: Iterable[str], vocabulary: Vocabulary) -> Counter[str]:
+    """Count the words of sentences as the given mode splits them, in order of first sight."""
+    tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    _set_pipeline(tokenizer, vocabulary)
+    counts: Counter[str] = Counter()
+    for words in _split(tokenizer, list(sentences)):
+        counts.update(words)
+    return counts
+
+
+def modern_vocabulary(counts: Counter[str], min_count: int) -> list[str]:
+    """Return the words seen at least ``min_count`` times, the most frequent first."""
+    frequent = [(word, count) for word, count in counts.items() if count >= min_count]
+    return [word for word, _ in sorted(frequent, key=lambda pair: (-pair[1], pair[0]))]
+
+
+def _set_pipeline(tokenizer: HuggingFaceTokenizer, vocabulary: Vocabulary) -> None:
+    if vocabulary == "paper":
+        tokenizer.pre_tokenizer = Split(Regex(_PAPER_DELIMITERS), "removed")
+        return
+    tokenizer.normalizer = NormalizerSequence(
+        [
+            NFC(),
+            BertNormalizer(
+                clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=True
+            ),
+        ]
+    )
+    tokenizer.pre_tokenizer = Split(Regex(_MODERN_WORDS), "removed", invert=True)
+
+
+def _split(tokenizer: HuggingFaceTokenizer, sentences: list[str]) -> list[list[str]]:
+    split = []
+    for sentence in sentences:
+        text = tokenizer.normalizer.normalize_str(sentence) if tokenizer.normalizer else sentence
+        split.append([word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)])
+    return split

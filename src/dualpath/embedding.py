@@ -1,0 +1,213 @@
+"""The trained model as its user meets it: pictures and sentences in, unit vectors out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
+from dualpath.data.pictures import survey_pictures
+from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.vector_store import VectorStore
+from dualpath.data.views import WHOLE, RenderedPictures, View
+from dualpath.models.dual_path import DualPathNetwork
+from dualpath.recipe import Recipe
+
+Vectors = npt.NDArray[np.float32]
+Advance = Callable[[int], None]
+_STORE_EVERY = 512
+
+
+def unwatched(_: int) -> None:
+    """Progress that nobody watches."""
+
+
+class DualPath:
+    """An image encoder and a text encoder into one space, with all they need.
+
+    Attributes:
+        network: the torch module.
+        tokenizer: of the text path.
+        recipe: how it was trained.
+        metrics: what was measured when it was.
+        device: where it computes.
+
+    Example::
+
+        model = dualpath.load("bundle")
+        scores = model.embed_texts(["a red bus"]) @ model.embed_images(["bus.jpg"]).T
+    """
+
+    def __init__(
+        self,
+        network: DualPathNetwork,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        metrics: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = network.to(self.device)
+        self.tokenizer = tokenizer
+        self.recipe = recipe
+        self.metrics = metrics or {}
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str | None = None
+    ) -> "DualPath":
+        """Load a bundle from a folder or from the Hugging Face hub.
+
+        Raises:
+            BundleError: it is missing, damaged or of another kind.
+        """
+        return cls(*read_bundle(source), device=device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a bundle; raises ``BundleError`` where it cannot."""
+        write_bundle(Path(folder), Parts(self.network, self.tokenizer, self.recipe, self.metrics))
+
+    @staticmethod
+    def push_to_hub(bundle: str | Path, repo_id: str, *, private: bool = True) -> str:
+        """Upload a written bundle to the Hugging Face hub and return its address."""
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(
+            api.upload_folder(
+                repo_id=repo_id, folder_path=find_bundle(bundle), allow_patterns=list(FILES)
+            )
+        )
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding."""
+        return self.recipe.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the weights; embeddings of models that differ cannot be compared."""
+        return fingerprint(self.network)
+
+    def embed_texts(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int = 256,
+        advance: Advance = unwatched,
+    ) -> Vectors:
+        """Embed sentences as unit vectors, (sentences, dim) float32.
+
+        A sentence without any known word gets the vector of an empty sentence.
+
+        Args:
+            sentences: any script, any length; words past the model's limit are left out.
+            batch_size: sentences in a forward pass.
+            advance: called with the number of sentences done since the last call.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("embed_texts takes a list of sentences; write embed_texts([sentence])")
+        average = self.recipe.text_encoder.position_shift
+        vectors = np.empty((len(sentences), self.dim), np.float32)
+        with _evaluating(self.network):
+            for start in range(0, len(sentences), batch_size):
+                token_ids = self.tokenizer.encode(sentences[start : start + batch_size])
+                longest = max(1, int((token_ids != 0).sum(axis=1).max()))
+                batch = torch.from_numpy(token_ids[:, :longest]).to(self.device)
+                embedded = self.network.embed_sentences(batch, average=average)
+                vectors[start : start + len(batch)] = embedded.float().cpu().numpy()
+                advance(len(batch))
+        return vectors
+
+    def embed_images(
+        self,
+        pictures: Sequence[str | Path | Image.Image],
+        *,
+        batch_size: int = 32,
+        workers: int = 0,
+        advance: Advance = unwatched,
+    ) -> Vectors:
+        """Embed pictures as unit vectors, (pictures, dim) float32.
+
+        Args:
+            pictures: files or PIL pictures.
+            batch_size: pictures in a forward pass.
+            workers: processes that decode.
+            advance: called with the number of pictures done since the last call.
+
+        Raises:
+            PictureError: a file is missing or no sound picture.
+        """
+        if isinstance(pictures, str | Path | Image.Image):
+            raise TypeError("embed_images takes a list of pictures; write embed_images([picture])")
+        parts = list(self._embed_batches(pictures, batch_size, workers, advance))
+        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+
+    def embed_folder(
+        self,
+        paths: Sequence[Path],
+        cache_folder: Path,
+        *,
+        workers: int = 2,
+        advance: Advance = unwatched,
+    ) -> tuple[list[Path], Vectors, dict[Path, str]]:
+        """Embed picture files, keeping the vectors under ``cache_folder`` between calls.
+
+        A vector is kept under the model's fingerprint and the picture's content, so a changed
+        picture or model is computed anew and an interrupted call continues.
+
+        Returns:
+            the sound files, their unit vectors, (files, dim) float32, and the broken files with
+            what is wrong.
+        """
+        survey = survey_pictures(paths, cache_folder)
+        store = VectorStore(cache_folder / "embeddings" / self.fingerprint, self.dim)
+        sound = [path for path in paths if path in survey.hashes]
+        hashes = [survey.hashes[path] for path in sound]
+        missing = {h: path for h, path in zip(hashes, sound, strict=True) if h not in store}
+        advance(len(sound) - len(missing))
+        names, files = list(missing), list(missing.values())
+        for start in range(0, len(files), _STORE_EVERY):
+            end = start + _STORE_EVERY
+            vectors = self.embed_images(files[start:end], workers=workers, advance=advance)
+            store.add(names[start:end], vectors)
+        return sound, np.asarray(store.vectors()[store.rows(hashes)]), survey.broken
+
+    def _embed_batches(
+        self,
+        pictures: Sequence[str | Path | Image.Image],
+        batch_size: int,
+        workers: int,
+        advance: Advance,
+    ) -> Iterator[Vectors]:
+        image = self.recipe.image_encoder
+        assert image.input_size is not None, "a trained model's recipe names its input size"
+        views = [WHOLE, View(flipped=True)] if image.flip_average else [WHOLE]
+        sources = [Path(p) if isinstance(p, str) else p for p in pictures]
+        loader = DataLoader(
+            RenderedPictures(sources, views, image.input_size),
+            batch_size=batch_size,
+            num_workers=workers if len(sources) > batch_size else 0,
+        )
+        with _evaluating(self.network):
+            for batch in loader:  # (batch, views, 3, size, size)
+                seen = batch.to(self.device).unbind(1)
+                yield self.network.embed_pictures(*seen).float().cpu().numpy()
+                advance(len(batch))
+
+
+@contextmanager
+def _evaluating(network: DualPathNetwork) -> Iterator[None]:
+    """Put a network in evaluation mode, and back as it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,1 @@
+"""Measuring a trained model: metrics, protocols and reports."""

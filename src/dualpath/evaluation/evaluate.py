@@ -1,0 +1,102 @@
+"""From a model and a folder of captioned pictures to measured retrieval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualpath.data.cache import default_cache_folder
+from dualpath.data.manifest import Item, ManifestError, read_manifest
+from dualpath.data.pictures import broken_pictures_message
+from dualpath.embedding import Advance, DualPath, Vectors, unwatched
+from dualpath.evaluation.protocols import captioned, evaluate_all, instance_numbers
+from dualpath.evaluation.report import Answer, write_sheet
+
+_SHEET_QUERIES = 20
+_SHEET_ANSWERS = 5
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The pictures of a split and their captions as vectors, (n, dim) and (m, dim)."""
+
+    items: Sequence[Item]
+    image_vectors: Vectors
+    text_vectors: Vectors
+
+
+def evaluate(
+    model: DualPath,
+    data: str | Path,
+    *,
+    split: str = "test",
+    sheet: Path | None = None,
+    skip_broken: bool = False,
+    cache: Path | None = None,
+    advance: Advance = unwatched,
+) -> dict[str, Any]:
+    """Measure retrieval on a split of a folder.
+
+    Args:
+        model: a trained model.
+        data: a folder with a manifest; missing splits are drawn as the model's recipe says.
+        split: ``train``, ``val``, ``test``, another name of the manifest, or ``all``.
+        sheet: write captions with their found pictures here, as HTML.
+        skip_broken: leave broken pictures out instead of stopping.
+        cache: folder for embeddings (default: the user's).
+        advance: called with the number of pictures and captions done since the last call.
+
+    Returns:
+        what :func:`dualpath.evaluation.protocols.evaluate_all` gives, and ``split``.
+
+    Raises:
+        ManifestError: the manifest is bad, the split empty, or pictures are broken.
+    """
+    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed).split(split)
+    items = captioned(manifest.items, split)
+    embedded = embed_items(
+        model, items, cache or default_cache_folder(), skip_broken=skip_broken, advance=advance
+    )
+    of_images, of_texts = instance_numbers(embedded.items)
+    metrics = evaluate_all(embedded.image_vectors, embedded.text_vectors, of_images, of_texts)
+    if sheet is not None:
+        write_sheet(sheet, f"{model.recipe.name} · split {split}", _sheet_rows(embedded))
+    return {**metrics, "split": split}
+
+
+def embed_items(
+    model: DualPath,
+    items: Sequence[Item],
+    cache: Path,
+    *,
+    skip_broken: bool = False,
+    advance: Advance = unwatched,
+) -> Embedded:
+    """Embed pictures and their captions; ``ManifestError`` lists broken pictures."""
+    sound, image_vectors, broken = model.embed_folder(
+        [item.path for item in items], cache, workers=model.recipe.workers, advance=advance
+    )
+    if broken and not skip_broken:
+        raise ManifestError(broken_pictures_message(broken))
+    kept = set(sound)
+    items = [item for item in items if item.path in kept]
+    captions = [caption for item in items for caption in item.captions]
+    return Embedded(items, image_vectors, model.embed_texts(captions, advance=advance))
+
+
+def _sheet_rows(embedded: Embedded) -> list[tuple[str, list[Answer]]]:
+    """Search the pictures by one caption each of a few evenly spread items."""
+    items = embedded.items
+    firsts = np.cumsum([0] + [len(item.captions) for item in items])
+    rows = []
+    for number in np.unique(np.linspace(0, len(items) - 1, _SHEET_QUERIES, dtype=int)):
+        scores = embedded.image_vectors @ embedded.text_vectors[firsts[number]]
+        best = np.argsort(-scores, kind="stable")[:_SHEET_ANSWERS]
+        wanted = items[number].instance
+        answers = [
+            Answer(items[i].path, float(scores[i]), right=items[i].instance == wanted) for i in best
+        ]
+        rows.append((items[number].captions[0], answers))
+    return rows

@@ -1,0 +1,68 @@
+"""Instance loss: every image-text group is a class, told apart by one classifier for both paths.
+
+Zheng et al., "Dual-Path Convolutional Image-Text Embeddings with Instance Loss", section 3.3,
+eq. 3 to 5.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def instance_loss(
+    features: Tensor,
+    weight: Tensor,
+    instance_ids: Tensor,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Cross-entropy of features over all instances.
+
+    Args:
+        features: (batch, dim).
+        weight: (instances, dim), the shared classifier.
+        instance_ids: (batch,) int64; -1 is no class and does not count.
+        scale: none for plain linear logits (the paper); else features and weights are normalised
+            and their cosine is multiplied by it.
+
+    Returns:
+        The mean loss, a scalar; 0 when nothing counts.
+
+    Example:
+        >>> features, weight = torch.eye(2), torch.eye(2)
+        >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
+        0.3133
+    """
+    if scale is not None:
+        features, weight = F.normalize(features), F.normalize(weight)
+    logits = F.linear(features, weight) * (1.0 if scale is None else scale)
+    counted = int((instance_ids >= 0).sum())
+    loss = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="sum")
+    return loss / max(counted, 1)
+
+
+class InstanceClassifier(nn.Module):
+    """The shared classifier ``W_share`` and the loss of either path through it.
+
+    Attributes:
+        weight: (instances, dim), uniform in +-0.1 sqrt(3 / dim) at first (authors' code).
+    """
+
+    def __init__(self, dim: int, instances: int) -> None:
+        super().__init__()
+        bound = 0.1 * math.sqrt(3 / dim)
+        self.weight = nn.Parameter(torch.empty(instances, dim).uniform_(-bound, bound))
+
+    def forward(
+        self,
+        features: Tensor,
+        instance_ids: Tensor,
+        *,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Return :func:`instance_loss` of features, (batch, dim), after dropout."""
+        dropped = F.dropout(features, dropout, self.training)
+        return instance_loss(dropped, self.weight, instance_ids, scale=scale)

@@ -1,0 +1,17 @@
+"""What both paths share: the authors' batch normalisation and initialisation."""
+
+import math
+
+from torch import nn
+
+
+def batch_norm(channels: int) -> nn.BatchNorm1d:
+    """Batch normalisation of new layers: epsilon 1e-3, running rate 0.05 (authors' code)."""
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.05)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Uniform in +-sqrt(3 / fan_in), a variance of 1 / fan_in (authors' code)."""
+    if isinstance(module, nn.Linear):
+        bound = math.sqrt(3 / module.in_features)
+        nn.init.uniform_(module.weight, -bound, bound)

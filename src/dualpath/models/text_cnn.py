@@ -1,0 +1,222 @@
+"""The text CNN (paper, section 3.2, with the layer table of the authors' code).
+
+A word is a position of a 1-D signal. The trunk is made of bottlenecks whose middle convolution
+has width two and sees its own and the *previous* position, so padding to the right of a sentence
+never reaches a word. The layers therefore work on packed rows, (rows, channels), one for each
+position that exists; a convolution of width two is one matrix product over the row and the row
+before it. What "exists" means is the only difference between the two ways to pad:
+
+* **unmasked** (paper): every position from 0 to ``max_words`` exists; padding holds zeros before
+  the embedding's bias, enters the batch statistics and the max pool.
+* **masked**: the positions of words, and those that a stride carries them to, are all there is.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dualpath.models.layers import batch_norm, initialise_linear
+
+# Channels of each stage at width 1: (inside its first block, at its output). The other blocks of
+# a stage are a quarter of the output wide inside.
+_STAGES = ((128, 256), (512, 512), (1024, 1024), (2048, 2048))
+_STRIDES = (1, 2, 2, 1)
+PHASES = math.prod(_STRIDES)
+
+
+class _Neighbours(NamedTuple):
+    """For each row after a convolution, the input rows it reads, counted from 1; 0 is none."""
+
+    previous: Tensor
+    current: Tensor
+
+
+class Bottleneck(nn.Module):
+    """1x1, BN, ReLU, width-2, BN, ReLU, 1x1, BN, plus a shortcut, ReLU."""
+
+    def __init__(self, channels: int, inner: int, out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.reduce = nn.Linear(channels, inner, bias=False)
+        self.reduce_norm = batch_norm(inner)
+        self.convolve = nn.Linear(2 * inner, inner, bias=False)
+        self.convolve_norm = batch_norm(inner)
+        self.expand = nn.Linear(inner, out, bias=False)
+        self.expand_norm = batch_norm(out)
+        self.shortcut: nn.Sequential | None = None
+        if channels != out or stride != 1:
+            self.shortcut = nn.Sequential(nn.Linear(channels, out, bias=False), batch_norm(out))
+
+    def forward(self, x: Tensor, neighbours: _Neighbours) -> Tensor:
+        """Map (rows, channels) to (rows after the stride, out channels)."""
+        inner = F.relu(self.reduce_norm(self.reduce(x)))
+        current = inner if self.stride == 1 else _gather(inner, neighbours.current)
+        both = torch.cat([_gather(inner, neighbours.previous), current], dim=1)
+        inner = F.relu(self.convolve_norm(self.convolve(both)))
+        if self.stride != 1:
+            x = _gather(x, neighbours.current)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return F.relu(x + self.expand_norm(self.expand(inner)))
+
+
+class TextCNN(nn.Module):
+    """Embed sentences.
+
+    Args:
+        embedding_rows: rows of the word table; row 0 is padding and stays zero.
+        embedding_dim: numbers in a word vector.
+        dim: width of the output.
+        width: multiplies the channels of the trunk (1: the paper's 256 to 2048).
+        depths: blocks of the four stages.
+        max_words: positions of a sentence where padding is unmasked.
+        padding: ``"masked"`` or ``"unmasked"``.
+    """
+
+    def __init__(
+        self,
+        embedding_rows: int,
+        *,
+        embedding_dim: int = 300,
+        dim: int = 2048,
+        width: float = 1.0,
+        depths: Sequence[int] = (3, 4, 6, 1),
+        max_words: int = 32,
+        padding: Literal["masked", "unmasked"] = "unmasked",
+    ) -> None:
+        super().__init__()
+        self.masked = padding == "masked"
+        self.max_words = max_words
+        self.embedding = nn.Embedding(embedding_rows, embedding_dim, padding_idx=0)
+        self.embedding_bias = nn.Parameter(torch.zeros(embedding_dim))
+        self.embedding_norm = batch_norm(embedding_dim)
+        blocks: list[Bottleneck] = []
+        channels = embedding_dim
+        for (first_inner, out), stride, depth in zip(_STAGES, _STRIDES, depths, strict=True):
+            inner, out = max(1, round(first_inner * width)), max(4, round(out * width))
+            blocks.append(Bottleneck(channels, inner, out, stride))
+            blocks += [Bottleneck(out, out // 4, out) for _ in range(depth - 1)]
+            channels = out
+        self.blocks = nn.ModuleList(blocks)
+        self.project = nn.Linear(channels, dim, bias=False)
+        self.project_norm = batch_norm(dim)
+        self.trunk_dim = channels
+        self.apply(initialise_linear)
+        bound = math.sqrt(3 / (embedding_rows - 1))
+        nn.init.uniform_(self.embedding.weight, -bound, bound)
+        with torch.no_grad():
+            self.embedding.weight[0].zero_()
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Embed sentences placed on the word axis.
+
+        Args:
+            token_ids: (batch, positions) int64, 0 where there is no word. Unmasked padding needs
+                the ``max_words`` positions that :meth:`place` gives.
+
+        Returns:
+            (batch, dim) features before the last ReLU (which the losses of the paper see after,
+            and its test features before).
+        """
+        present = self._present(token_ids)
+        token_ids = F.pad(token_ids, (0, present.shape[1] - token_ids.shape[1]))
+        x = self.embedding_norm(self.embedding(token_ids[present]) + self.embedding_bias)
+        _, within = _neighbours(present, 1)
+        for block in cast(Iterable[Bottleneck], self.blocks):
+            if block.stride == 1:
+                x = block(x, within)
+            else:
+                present, strided = _neighbours(present, block.stride)
+                x = block(x, strided)
+                _, within = _neighbours(present, 1)
+        embedded: Tensor = self.project_norm(self.project(_max_pool(x, present)))
+        return embedded
+
+    def placements(self, token_ids: Tensor) -> Tensor:
+        """Return in how many ways each sentence can be placed, (batch,) int64.
+
+        Unmasked: the ``max_words - words + 1`` places of the paper. Masked: what differs is where
+        the strides fall, so one for each of their phases, 4.
+
+        Args:
+            token_ids: (batch, words) int64, left-aligned.
+        """
+        words = (token_ids != 0).sum(dim=1)
+        if self.masked:
+            return torch.full_like(words, PHASES)
+        return self.max_words - words.clamp(min=1) + 1
+
+    def place(self, token_ids: Tensor, starts: Tensor) -> Tensor:
+        """Place left-aligned sentences so that each begins at its start (position shift).
+
+        Args:
+            token_ids: (batch, words) int64, left-aligned.
+            starts: (batch,) int64, below :meth:`placements`.
+
+        Returns:
+            (batch, positions) int64.
+        """
+        positions = token_ids.shape[1] + PHASES - 1 if self.masked else self.max_words
+        source = torch.arange(positions, device=token_ids.device) - starts[:, None]
+        inside = (source >= 0) & (source < token_ids.shape[1])
+        return token_ids.gather(1, source.clamp(0, token_ids.shape[1] - 1)) * inside
+
+    def place_at_random(self, token_ids: Tensor) -> Tensor:
+        """Place each sentence at a start drawn uniformly (paper, section 4.1, position shift)."""
+        share = torch.rand(len(token_ids), device=token_ids.device)
+        return self.place(token_ids, (share * self.placements(token_ids)).long())
+
+    def place_everywhere(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Place each sentence at all its starts.
+
+        Returns:
+            token ids (placements, positions), and the sentence of each placement, (placements,).
+        """
+        counts = self.placements(token_ids)
+        owners = torch.repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        starts = torch.arange(len(owners), device=owners.device) - first[owners]
+        return self.place(token_ids[owners], starts), owners
+
+    def _present(self, token_ids: Tensor) -> Tensor:
+        """Return which positions exist, (batch, positions) bool."""
+        if not self.masked:
+            return torch.ones_like(token_ids, dtype=torch.bool)
+        # One position more than a multiple of the strides, so that none of them drops a word.
+        extra = (1 - token_ids.shape[1]) % PHASES
+        present = F.pad(token_ids != 0, (0, extra))
+        present[:, 0] |= ~present.any(dim=1)  # an empty sentence is one padding position
+        return present
+
+
+def _neighbours(present: Tensor, stride: int) -> tuple[Tensor, _Neighbours]:
+    """Number the rows of ``present`` and find those that a width-2 convolution reads.
+
+    With one zero on the left, position i of the output reads i - 1 and i at stride 1, and
+    2i - 1 and 2i at stride 2. Returns which positions exist afterwards, and the rows.
+    """
+    rows = present.flatten().cumsum(0).view_as(present) * present
+    padded = F.pad(rows, (1, 0))
+    if stride == 1:
+        previous, current = padded[:, :-1], rows
+    else:
+        current = padded[:, 1::2]
+        previous = padded[:, 0::2][:, : current.shape[1]]
+        present = (previous > 0) | (current > 0)
+    return present, _Neighbours(previous[present], current[present])
+
+
+def _gather(x: Tensor, rows: Tensor) -> Tensor:
+    """Take rows, counted from 1; row 0 is zeros. ``F.embedding`` has the fastest gradient."""
+    return F.embedding(rows, F.pad(x, (0, 0, 1, 0)))
+
+
+def _max_pool(x: Tensor, present: Tensor) -> Tensor:
+    """Maximum over the rows of each sentence, (batch, channels)."""
+    rows = present.flatten().cumsum(0).view_as(present) * present
+    rows = rows.where(present, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
+    return F.embedding(rows - 1, x).amax(dim=1)

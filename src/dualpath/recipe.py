@@ -1,0 +1,233 @@
+"""The recipe: everything a training needs to be repeated, beside the manifest.
+
+A recipe is a YAML file. It is read into the pydantic models below, so an unknown key, a value
+of the wrong type or one out of range is an error that names the key.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+ParameterGroup = Literal[
+    "image_backbone", "image_head", "word_embedding", "text_trunk", "classifier"
+]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read; the message names the file and the key."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SplitRecipe(_Strict):
+    """Shares of the splits that are drawn for instances the manifest gives no split."""
+
+    train: Fraction = 0.8
+    val: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitRecipe":
+        if abs(self.train + self.val + self.test - 1.0) > 1e-6:
+            raise ValueError("train, val and test must sum to 1")
+        return self
+
+
+class TextEncoderRecipe(_Strict):
+    """Tokenizer and text CNN (paper, section 3.2; layer table in ``models/text_cnn.py``)."""
+
+    vocabulary: Literal["paper", "modern"] = "modern"
+    min_count: Positive = 2
+    max_words: Positive = 32
+    word_vectors: Path | None = None
+    embedding_dim: Positive = 300
+    width: Annotated[float, Field(gt=0.0)] = 1.0
+    depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 1)
+    padding: Literal["masked", "unmasked"] = "masked"
+    position_shift: bool = True
+    word_dropout: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _paper_vocabulary_needs_vectors(self) -> "TextEncoderRecipe":
+        if self.vocabulary == "paper" and self.word_vectors is None:
+            raise ValueError(
+                "the paper vocabulary keeps the words that have a vector: set word_vectors to a "
+                "word2vec, GloVe or fastText file, or use vocabulary: modern"
+            )
+        return self
+
+
+class ImageEncoderRecipe(_Strict):
+    """Backbone and head of the image path.
+
+    ``mean``, ``std`` (of RGB in [0, 1]) and ``input_size`` (pixels) are filled in from the
+    backbone's own preprocessing when training starts, so that a bundle always carries them.
+    """
+
+    backbone: str = "resnet50"
+    pretrained: bool = True
+    weights: Path | None = None
+    input_size: Positive | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    flip_average: bool = True
+
+
+class InstanceLossRecipe(_Strict):
+    """Instance loss (paper, eq. 3-5). ``scale`` none: plain logits; else normalised logits."""
+
+    image_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    text_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    scale: Annotated[float, Field(gt=0.0)] | None = None
+    dropout: Fraction = 0.0
+
+
+class RankingLossRecipe(_Strict):
+    """Ranking loss (paper, eq. 6)."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    margin: Annotated[float, Field(gt=0.0)] = 1.0
+    negatives: Literal["random", "hardest", "all"] = "random"
+
+
+class ContrastiveLossRecipe(_Strict):
+    """In-batch softmax over cosines (InfoNCE), both directions."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Annotated[float, Field(gt=0.0)] = 0.05
+
+
+class OptimizerRecipe(_Strict):
+    """Optimiser; ``rates`` multiply ``lr`` for the named parameter groups.
+
+    Weight decay acts on every parameter under ``sgd`` (as in the paper) and on matrices alone
+    under ``adamw``.
+    """
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    rates: dict[ParameterGroup, Annotated[float, Field(ge=0.0)]] = {}
+
+
+class ScheduleRecipe(_Strict):
+    """Learning rate over a stage: linear warm-up, then constant, cosine to zero, or steps."""
+
+    warmup: Fraction = 0.0
+    decay: Literal["constant", "cosine", "steps"] = "constant"
+    milestones: tuple[Positive, ...] = ()
+    factor: Fraction = 0.1
+
+
+class StageRecipe(_Strict):
+    """One stage of training: what is frozen, which losses, which rates, which views."""
+
+    name: str
+    epochs: Positive
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    captions_per_picture: Positive = 1
+    backbone: Literal["trained", "frozen", "frozen_batch_norm"] = "trained"
+    flip: bool = True
+    crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0
+    instance: InstanceLossRecipe | None = None
+    ranking: RankingLossRecipe | None = None
+    contrastive: ContrastiveLossRecipe | None = None
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    validate_every: Positive = 1
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> "StageRecipe":
+        if not (self.instance or self.ranking or self.contrastive):
+            raise ValueError("a stage needs at least one of instance, ranking, contrastive")
+        return self
+
+
+class Recipe(_Strict):
+    """A whole training. ``dim`` is the width of the shared space.
+
+    ``relu`` true: the losses see the features after the heads' last ReLU and the test features
+    are taken before it, as in the paper's code; false: both are taken before it.
+    """
+
+    name: str
+    seed: int = 0
+    split: SplitRecipe = SplitRecipe()
+    dim: Positive = 2048
+    relu: bool = False
+    image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
+    text_encoder: TextEncoderRecipe = TextEncoderRecipe()
+    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
+    keep: Literal["best", "last"] = "best"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    workers: Annotated[int, Field(ge=0)] = 2
+    checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 5.0
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from YAML and apply ``key.path=value`` overrides, in order.
+
+    Raises:
+        RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping of keys to values")
+    for override in overrides or []:
+        _apply_override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors())
+        raise RecipeError(f"{path}: {problems}") from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as YAML; :func:`read_recipe` gives the same recipe back."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _problem(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{key}'"
+    return f"{key or 'recipe'}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: write it as key=value, e.g. stages.0.epochs=3")
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            node[int(leaf)] = _plain_value(value)
+        else:
+            node[leaf] = _plain_value(value)
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: there is no '{key}' in the recipe") from error
+
+
+def _plain_value(text: str) -> Any:
+    """A YAML value; numbers such as ``1e-3``, which YAML 1.1 takes for words, are numbers."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)

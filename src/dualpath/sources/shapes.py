@@ -1,0 +1,257 @@
+"""shapes: a seeded generator of captioned scenes, for demos and tests.
+
+A scene is two objects in a relation ("a small red circle to the left of a big blue square") or a
+number of equal objects ("three little green stars"), over a noisy background. What is held out
+are combinations: two coloured shapes that stand together in a test scene never do in a training
+scene, and a number of a coloured shape that is counted in one is not counted in the other, while
+every word is seen in training. All captions of a scene tell the whole of it, in other words.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dualpath.data.manifest import write_manifest
+from dualpath.recipe import SplitRecipe
+
+COLOURS = {
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (38, 84, 224),
+    "yellow": (244, 211, 54),
+    "purple": (139, 61, 189),
+    "white": (245, 245, 245),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIZES = {"small": 0.12, "big": 0.21}  # radius, as a share of the picture
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+_SIZE_WORDS = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
+_SHAPE_WORDS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign")}
+_RELATIONS = {"left": "right", "right": "left", "above": "below", "below": "above"}
+_PHRASES = {
+    "left": ("to the left of", "on the left side of"),
+    "right": ("to the right of", "on the right side of"),
+    "above": ("above", "higher than", "over"),
+    "below": ("below", "lower than", "under"),
+}
+_SUPERSAMPLING = 3
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of a scene."""
+
+    size: str
+    colour: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two things of which the first is ``relation`` of the second, or ``count`` equal things."""
+
+    things: tuple[Thing, ...]
+    relation: str | None
+    count: int
+
+
+def write_shapes(
+    folder: Path,
+    *,
+    scenes: int = 2000,
+    captions: int = 5,
+    size: int = 96,
+    seed: int = 0,
+    split: SplitRecipe | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write scenes as PNG pictures with a manifest, and return the manifest's path.
+
+    Args:
+        scenes: number of pictures.
+        captions: different sentences a picture.
+        size: side of a picture, pixels.
+        seed: the same seed writes the same files.
+        split: shares of the combinations in train, val and test.
+    """
+    generator = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (scene, name) in enumerate(_draw_scenes(generator, scenes, split or SplitRecipe())):
+        file_name = f"images/scene-{number:05d}.png"
+        render_scene(scene, size, generator).save(folder / file_name)
+        rows.append(
+            {
+                "file_name": file_name,
+                "captions": describe(scene, captions, generator),
+                "split": name,
+                "kind": "count" if scene.relation is None else "relation",
+                "colours": [thing.colour for thing in scene.things],
+                "shapes": [thing.shape for thing in scene.things],
+                "count": scene.count,
+            }
+        )
+        advance(1)
+    return write_manifest(folder, rows)
+
+
+def _draw_scenes(
+    generator: np.random.Generator, scenes: int, split: SplitRecipe
+) -> Iterator[tuple[Scene, str]]:
+    """Draw scenes with their splits: combinations are shared out first, no scene comes twice."""
+    coloured = list(itertools.product(COLOURS, SHAPES))
+    pairs = [(0, *pair) for pair in itertools.combinations(coloured, 2)]
+    counts = [(count, thing) for count in NUMBERS for thing in coloured]
+    shares: dict[str, list[tuple[Any, ...]]] = {"train": [], "val": [], "test": []}
+    for combinations in (pairs, counts):
+        order = generator.permutation(len(combinations))
+        cuts = np.cumsum([split.train * len(order), split.val * len(order)]).round().astype(int)
+        for name, part in zip(shares, np.split(order, cuts), strict=True):
+            shares[name] += [combinations[i] for i in part]
+    fractions = (split.train, split.val, split.test)
+    ends = np.round(np.cumsum(fractions) * scenes).astype(int)
+    for name, wanted in zip(shares, np.diff(ends, prepend=0), strict=True):
+        seen: set[Scene] = set()
+        limit = 100 * (wanted + 1)
+        while len(seen) < wanted and limit:
+            limit -= 1
+            combination = shares[name][generator.integers(len(shares[name]))]
+            scene = _draw_scene(combination, generator)
+            if scene not in seen:
+                seen.add(scene)
+                yield scene, name
+        if len(seen) < wanted:
+            raise ValueError(f"there are not {wanted} different scenes for split '{name}'")
+
+
+def _draw_scene(combination: tuple[Any, ...], generator: np.random.Generator) -> Scene:
+    count, *coloured = combination
+    things = [Thing(str(generator.choice(list(SIZES))), *thing) for thing in coloured]
+    if count:
+        return Scene((Thing("small", *coloured[0]),), None, count)
+    # The same scene can be told from either thing; one order and two relations name it once.
+    relation = str(generator.choice(["left", "above"]))
+    first, second = generator.permutation(2)
+    return Scene((things[first], things[second]), relation, 2)
+
+
+def describe(scene: Scene, sentences: int, generator: np.random.Generator) -> list[str]:
+    """Tell a scene in so many different sentences."""
+    tell = _tell_count if scene.relation is None else _tell_pair
+    told: dict[str, None] = {}
+    while len(told) < sentences:
+        told.setdefault(tell(scene, generator))
+    return list(told)
+
+
+def _tell_count(scene: Scene, generator: np.random.Generator) -> str:
+    thing, number = scene.things[0], NUMBERS[scene.count]
+    plural = _thing_words(thing, generator) + "s"
+    plural = plural.replace("crosss", "crosses")
+    forms = (
+        f"{number} {plural}",
+        f"there are {number} {plural}",
+        f"a picture of {number} {plural}",
+        f"{number} {plural} are scattered around",
+        f"a group of {number} {plural}",
+    )
+    return _pick(forms, generator)
+
+
+def _tell_pair(scene: Scene, generator: np.random.Generator) -> str:
+    (first, second), relation = scene.things, str(scene.relation)
+    if generator.integers(2):
+        first, second, relation = second, first, _RELATIONS[relation]
+    one, other = _thing_words(first, generator), _thing_words(second, generator)
+    phrase = _pick(_PHRASES[relation], generator)
+    back = _pick(_PHRASES[_RELATIONS[relation]], generator)
+    forms = (
+        f"a {one} {phrase} a {other}",
+        f"there is a {one} {phrase} a {other}",
+        f"a {other} with a {one} {phrase} it",
+        f"{phrase} a {other} sits a {one}",
+        f"a {one} is {phrase} a {other}",
+        f"the {other} is {back} the {one}",
+    )
+    return _pick(forms, generator)
+
+
+def _thing_words(thing: Thing, generator: np.random.Generator) -> str:
+    size = _pick(_SIZE_WORDS[thing.size], generator)
+    shape = _pick(_SHAPE_WORDS.get(thing.shape, (thing.shape,)), generator)
+    return f"{size} {thing.colour} {shape}"
+
+
+def _pick(choices: Sequence[str], generator: np.random.Generator) -> str:
+    return choices[int(generator.integers(len(choices)))]
+
+
+def render_scene(scene: Scene, size: int, generator: np.random.Generator) -> Image.Image:
+    """Draw a scene, RGB, size x size pixels."""
+    side = size * _SUPERSAMPLING
+    shade = generator.integers(60, 130, size=3)
+    noise = generator.normal(0, 12, size=(12, 12, 3)) + shade
+    background = Image.fromarray(noise.clip(0, 255).astype(np.uint8), "RGB")
+    picture = background.resize((side, side), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for thing, (x, y) in _places(scene, generator):
+        radius = SIZES[thing.size] * side * generator.uniform(0.9, 1.1)
+        colour = np.array(COLOURS[thing.colour]) + generator.integers(-12, 13, size=3)
+        fill = tuple(int(channel) for channel in colour.clip(0, 255))
+        _draw_shape(draw, thing.shape, (x * side, y * side), radius, fill)
+    return picture.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _places(
+    scene: Scene, generator: np.random.Generator
+) -> list[tuple[Thing, tuple[float, float]]]:
+    """Give each object a centre, in shares of the picture, so that none overlaps another."""
+    if scene.relation is None:
+        cells = generator.permutation(list(itertools.product((0.2, 0.5, 0.8), repeat=2)))
+        jitter = generator.uniform(-0.03, 0.03, size=(scene.count, 2))
+        centres = cells[: scene.count] + jitter
+        return [(scene.things[0], (float(x), float(y))) for x, y in centres]
+    across, aside = generator.uniform(0.24, 0.28), generator.uniform(0.35, 0.65, size=2)
+    ends = (across, 1 - across)
+    if scene.relation == "left":
+        centres = np.array([(ends[0], aside[0]), (ends[1], aside[1])])
+    else:
+        centres = np.array([(aside[0], ends[0]), (aside[1], ends[1])])
+    return [
+        (thing, (float(x), float(y))) for thing, (x, y) in zip(scene.things, centres, strict=True)
+    ]
+
+
+def _draw_shape(
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    centre: tuple[float, float],
+    radius: float,
+    fill: tuple[int, ...],
+) -> None:
+    x, y = centre
+    if shape == "circle":
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill)
+        return
+    if shape == "square":
+        half = radius * 0.88
+        draw.rectangle((x - half, y - half, x + half, y + half), fill)
+        return
+    if shape == "cross":
+        arm = radius / 3
+        draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill)
+        draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill)
+        return
+    points = 3 if shape == "triangle" else 10
+    corners = []
+    for corner in range(points):
+        reach = radius * (0.42 if shape == "star" and corner % 2 else 1.1)
+        angle = 2 * math.pi * corner / points - math.pi / 2
+        corners.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+    draw.polygon(corners, fill)

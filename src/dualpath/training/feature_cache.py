@@ -1,0 +1,106 @@
+"""Backbone features computed once: while the backbone is frozen they do not change."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from dualpath.data.manifest import Item
+from dualpath.data.pairs import FeaturePictures
+from dualpath.data.vector_store import VectorStore
+from dualpath.data.views import RenderedPictures, View
+from dualpath.embedding import Advance, unwatched
+from dualpath.models.image_cnn import ImageCNN
+
+_BATCH = 32
+_STORE_EVERY = 8  # batches
+
+
+def cached_features(
+    image_encoder: ImageCNN,
+    items: Sequence[Item],
+    hashes: dict[Path, str],
+    views: Sequence[View],
+    size: int,
+    cache_folder: Path,
+    *,
+    workers: int = 0,
+    advance: Advance = unwatched,
+) -> FeaturePictures:
+    """Return the backbone's features of every item in every view, computing what is missing.
+
+    A vector is kept under the backbone's weights, its normalisation, the size, the view and the
+    picture's content, so a changed picture or backbone is computed anew; filling that was
+    interrupted continues.
+
+    Args:
+        hashes: content hash of every item's file.
+        advance: called with the number of views done since the last call.
+    """
+    key = _key(image_encoder, size)
+    stores = [
+        VectorStore(cache_folder / "features" / key / view.name, image_encoder.backbone_dim)
+        for view in views
+    ]
+    wanted = [hashes[item.path] for item in items]
+    files = dict(zip(wanted, (item.path for item in items), strict=True))
+    for view, store in zip(views, stores, strict=True):
+        missing = [content_hash for content_hash in files if content_hash not in store]
+        advance(len(files) - len(missing))
+        _fill(store, image_encoder, {h: files[h] for h in missing}, view, size, workers, advance)
+    return FeaturePictures(
+        features=[store.vectors() for store in stores],
+        rows=[store.rows(wanted) for store in stores],
+    )
+
+
+def _key(image_encoder: ImageCNN, size: int) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(image_encoder.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for tensor in (image_encoder.mean, image_encoder.std):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return f"{digest.hexdigest()}-{size}"
+
+
+@torch.no_grad()
+def _fill(
+    store: VectorStore,
+    image_encoder: ImageCNN,
+    missing: dict[str, Path],
+    view: View,
+    size: int,
+    workers: int,
+    advance: Advance,
+) -> None:
+    names = list(missing)
+    loader = DataLoader(
+        RenderedPictures(list(missing.values()), [view], size),
+        batch_size=_BATCH,
+        num_workers=workers if len(names) > _BATCH else 0,
+    )
+    device = image_encoder.mean.device
+    was_training = image_encoder.training
+    image_encoder.eval()
+    pending: list[torch.Tensor] = []
+    stored = 0
+    try:
+        for batch in loader:  # (batch, 1, 3, size, size)
+            pending.append(image_encoder.backbone_features(batch[:, 0].to(device)).float().cpu())
+            advance(len(batch))
+            if len(pending) == _STORE_EVERY:
+                stored += _store(store, names[stored:], pending)
+        if pending:
+            _store(store, names[stored:], pending)
+    finally:
+        image_encoder.train(was_training)
+
+
+def _store(store: VectorStore, names: list[str], pending: list[torch.Tensor]) -> int:
+    vectors = torch.cat(pending).numpy()
+    pending.clear()
+    store.add(names[: len(vectors)], vectors)
+    return len(vectors)

@@ -1,0 +1,126 @@
+"""From a recipe and a manifest to what the trainer needs; everything that can fail, fails here."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dualpath.data.manifest import Item, Manifest, ManifestError
+from dualpath.data.pictures import Survey, broken_pictures_message, survey_pictures
+from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
+from dualpath.data.word_vectors import WordVectorError, read_word_vectors
+from dualpath.embedding import Advance, unwatched
+from dualpath.models.text_cnn import TextCNN
+from dualpath.recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Captioned, sound pictures. ``val`` may be empty; ``hashes`` are of the files' contents."""
+
+    train: list[Item]
+    val: list[Item]
+    hashes: dict[Path, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that training reads."""
+        digest = hashlib.blake2b(digest_size=16)
+        for item in [*self.train, *self.val]:
+            fields = (item.split, item.instance, self.hashes[item.path], *item.captions)
+            digest.update(repr(fields).encode())
+        return digest.hexdigest()
+
+
+def gather_data(
+    manifest: Manifest,
+    cache: Path,
+    *,
+    skip_broken: bool,
+    say: Say,
+    advance: Advance = unwatched,
+) -> TrainingData:
+    """Pick the captioned pictures of train and val and check that every file is sound.
+
+    Raises:
+        ManifestError: no training picture, or broken pictures and ``skip_broken`` is false.
+    """
+    wanted = [item for item in manifest.items if item.split in ("train", "val")]
+    captioned = [item for item in wanted if item.captions]
+    if len(captioned) < len(wanted):
+        say(f"{len(wanted) - len(captioned)} pictures without a caption are left out")
+    survey = survey_pictures([item.path for item in captioned], cache, advance)
+    _report_broken(survey, skip_broken, say)
+    sound = [item for item in captioned if item.path in survey.hashes]
+    train = [item for item in sound if item.split == "train"]
+    if len(train) < 2:
+        raise ManifestError(
+            f"{manifest.folder}: split 'train' needs two captioned pictures or more"
+        )
+    val = [item for item in sound if item.split == "val"]
+    return TrainingData(train=train, val=val, hashes=survey.hashes)
+
+
+def _report_broken(survey: Survey, skip_broken: bool, say: Say) -> None:
+    if not survey.broken:
+        return
+    if not skip_broken:
+        raise ManifestError(broken_pictures_message(survey.broken))
+    for problem in survey.broken.values():
+        say(f"left out: {problem}")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The tokenizer of a training, and vectors for its table: (rows, dim), NaN where none."""
+
+    tokenizer: Tokenizer
+    vectors: torch.Tensor | None
+
+
+def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
+    """Build the vocabulary from the training captions, read its vectors, and say the coverage."""
+    text = recipe.text_encoder
+    captions = [caption for item in items for caption in item.captions]
+    counts = count_words(captions, text.vocabulary)
+    found = read_word_vectors(text.word_vectors, counts.keys()) if text.word_vectors else {}
+    if text.word_vectors and not found:
+        raise WordVectorError(f"{text.word_vectors}: holds none of the captions' words")
+    words = list(found) if text.vocabulary == "paper" else modern_vocabulary(counts, text.min_count)
+    tokenizer = Tokenizer(words, text.vocabulary, text.max_words)
+    known = sum(counts[word] for word in words)
+    say(
+        f"vocabulary: {len(words):,} of {len(counts):,} different words, "
+        f"{100 * known / max(1, counts.total()):.1f} % of the {counts.total():,} words in captions"
+    )
+    if not found:
+        return Words(tokenizer, None)
+    covered = [word for word in words if word in found]
+    say(
+        f"word vectors: {len(covered):,} of {len(words):,} words of the vocabulary have one "
+        f"({100 * len(covered) / max(1, len(words)):.1f} %)"
+    )
+    dim = len(next(iter(found.values())))
+    vectors = np.full((tokenizer.rows, dim), np.nan, np.float32)
+    for number, word in enumerate(words, start=1):
+        if word in found:
+            vectors[number] = found[word]
+    return Words(tokenizer, torch.from_numpy(vectors))
+
+
+@torch.no_grad()
+def set_word_vectors(text_encoder: TextCNN, vectors: torch.Tensor) -> None:
+    """Put vectors into the word table.
+
+    Words without one get random numbers of the spread of the others; padding stays zero.
+    """
+    table = text_encoder.embedding.weight
+    spread = float(vectors[~vectors.isnan()].std())
+    table.normal_(std=spread)
+    table[0] = 0
+    table.copy_(torch.where(vectors.isnan(), table, vectors))

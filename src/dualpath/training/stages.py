@@ -1,0 +1,118 @@
+"""What a stage of a recipe means: frozen parts, parameter groups, learning rates, losses."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dualpath.losses.instance import InstanceClassifier
+from dualpath.losses.ranking import contrastive_loss, ranking_loss
+from dualpath.models.dual_path import DualPathNetwork
+from dualpath.recipe import OptimizerRecipe, ParameterGroup, ScheduleRecipe, StageRecipe
+
+
+def parameter_groups(
+    network: DualPathNetwork, classifier: InstanceClassifier
+) -> dict[ParameterGroup, list[nn.Parameter]]:
+    """Return every parameter under the name by which recipes set its rate."""
+    image, text = network.image_encoder, network.text_encoder
+    embedding = [*text.embedding.parameters(), text.embedding_bias]
+    named = {id(parameter) for parameter in embedding}
+    return {
+        "image_backbone": list(image.backbone.parameters()),
+        "image_head": list(image.head.parameters()),
+        "word_embedding": embedding,
+        "text_trunk": [p for p in text.parameters() if id(p) not in named],
+        "classifier": list(classifier.parameters()),
+    }
+
+
+def build_optimizer(
+    recipe: OptimizerRecipe, groups: dict[ParameterGroup, list[nn.Parameter]]
+) -> torch.optim.Optimizer:
+    """Build the optimiser of a stage; parameters that are frozen are left out.
+
+    Each of its groups carries ``base_lr``, from which :func:`set_learning_rate` computes.
+    """
+    options: list[dict[str, Any]] = []
+    for name, parameters in groups.items():
+        lr = recipe.lr * recipe.rates.get(name, 1.0)
+        trained = [p for p in parameters if p.requires_grad]
+        vectors = [p for p in trained if p.ndim < 2 and recipe.name == "adamw"]
+        matrices = [p for p in trained if not (p.ndim < 2 and recipe.name == "adamw")]
+        for chosen, decay in ((matrices, recipe.weight_decay), (vectors, 0.0)):
+            if chosen:
+                options.append(
+                    {"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay, "name": name}
+                )
+    if recipe.name == "sgd":
+        return torch.optim.SGD(options, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    return torch.optim.AdamW(options, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group to its base rate times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def rate_factor(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Return what multiplies the rates at a step of a stage, a pure function of the step.
+
+    >>> rate_factor(ScheduleRecipe(decay="steps", milestones=(2,)), 25, 10, 3)
+    0.1
+    """
+    total = steps_per_epoch * epochs
+    warmup = schedule.warmup * total
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule.decay == "cosine":
+        progress = (step - warmup) / max(1.0, total - warmup)
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.decay == "steps":
+        passed = sum(step // steps_per_epoch >= milestone for milestone in schedule.milestones)
+        return float(schedule.factor**passed)
+    return 1.0
+
+
+def stage_losses(
+    stage: StageRecipe,
+    classifier: InstanceClassifier,
+    image_features: Tensor,
+    text_features: Tensor,
+    owners: Tensor,
+    instance_ids: Tensor,
+) -> dict[str, Tensor]:
+    """Return the weighted losses of a stage by name; their sum is what is minimised.
+
+    Args:
+        image_features: (n, dim). text_features: (m, dim).
+        owners: (m,) int64, the picture of each caption. instance_ids: (n,) int64.
+    """
+    losses: dict[str, Tensor] = {}
+    if stage.instance:
+        recipe = stage.instance
+        options = {"scale": recipe.scale, "dropout": recipe.dropout}
+        image_loss = classifier(image_features, instance_ids, **options)
+        text_loss = classifier(text_features, instance_ids[owners], **options)
+        losses["instance_image"] = recipe.image_weight * image_loss
+        losses["instance_text"] = recipe.text_weight * text_loss
+    if stage.ranking:
+        losses["ranking"] = stage.ranking.weight * ranking_loss(
+            image_features,
+            text_features,
+            owners,
+            instance_ids,
+            margin=stage.ranking.margin,
+            negatives=stage.ranking.negatives,
+        )
+    if stage.contrastive:
+        losses["contrastive"] = stage.contrastive.weight * contrastive_loss(
+            image_features,
+            text_features,
+            owners,
+            instance_ids,
+            temperature=stage.contrastive.temperature,
+        )
+    return losses

@@ -1,0 +1,144 @@
+"""Train a recipe on a folder of captioned pictures, into a bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualpath.bundle import BundleError
+from dualpath.data.cache import default_cache_folder
+from dualpath.data.manifest import read_manifest
+from dualpath.data.tokenizer import Tokenizer
+from dualpath.embedding import DualPath
+from dualpath.models.dual_path import build_network, complete_recipe
+from dualpath.recipe import Recipe, read_recipe, write_recipe
+from dualpath.training.checkpoints import CheckpointError
+from dualpath.training.prepare import TrainingData, build_words, gather_data, set_word_vectors
+from dualpath.training.progress import Display
+from dualpath.training.trainer import LAST, Trainer
+
+WORK = "training"
+_SAME_DATA = "data.txt"
+
+
+def train(
+    recipe: Recipe | str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    skip_broken: bool = False,
+    cache: Path | None = None,
+    display: Display | None = None,
+) -> DualPath:
+    """Train and write a bundle; return the trained model.
+
+    Args:
+        recipe: a recipe or its YAML file.
+        data: a folder with a manifest.
+        out: folder of the bundle; checkpoints and logs go to ``training`` in it.
+        resume: go on with the training that was begun in ``out``.
+        skip_broken: leave broken pictures out instead of stopping.
+        cache: folder for backbone features (default: the user's).
+
+    Raises:
+        RecipeError, ManifestError, WordVectorError, BackboneError: before training begins.
+        CheckpointError: ``out`` holds another training, or its checkpoint cannot be used.
+        TrainingError: the loss is not finite any more.
+        BundleError: the bundle cannot be written.
+    """
+    display = display or Display()
+    recipe = complete_recipe(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
+    folder = Path(out) / WORK
+    _check_place(folder, recipe, resume=resume)
+    cache = cache or default_cache_folder()
+    manifest = read_manifest(Path(data), recipe.split, recipe.seed)
+    with display.work("checking pictures", len(manifest.items)) as advance:
+        pictures = gather_data(
+            manifest, cache, skip_broken=skip_broken, say=display.say, advance=advance
+        )
+    display.say(
+        f"{len(pictures.train):,} pictures to train on, {len(pictures.val):,} to validate"
+        + ("" if pictures.val else "; no validation: the last weights are kept")
+    )
+    if (folder / LAST).exists():
+        model = _begun_model(folder, pictures)
+    else:
+        model = _new_model(recipe, pictures, folder, display)
+    model.metrics = Trainer(model, pictures, folder, cache, display).run()
+    model.network.eval()
+    model.metrics["data"] = {
+        "pictures": len(pictures.train),
+        "captions": sum(len(item.captions) for item in pictures.train),
+        "fingerprint": pictures.fingerprint,
+    }
+    try:
+        model.save_pretrained(out)
+    except BundleError as error:
+        raise BundleError(f"{error}; make room and add --resume, the training is kept") from error
+    return model
+
+
+def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    begun = (folder / LAST).exists()
+    if begun and not resume:
+        raise CheckpointError(
+            f"{folder.parent}: holds a training already; add --resume to go on with it, or choose "
+            "another --out"
+        )
+    if not begun:
+        return
+    old = read_recipe(folder / "recipe.yaml")
+    if recipe.text_encoder.word_vectors:
+        recipe = _with_embedding_dim(recipe, old.text_encoder.embedding_dim)
+    if old != recipe:
+        changed = _differences(old, recipe)
+        raise CheckpointError(
+            f"{folder.parent}: was begun with another recipe ({changed}); use that one to resume, "
+            "or choose another --out"
+        )
+
+
+def _with_embedding_dim(recipe: Recipe, dim: int) -> Recipe:
+    """Word vectors, where there are some, decide how long they are."""
+    text = recipe.text_encoder.model_copy(update={"embedding_dim": dim})
+    return recipe.model_copy(update={"text_encoder": text})
+
+
+def _differences(old: Recipe, new: Recipe) -> str:
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(node, dict | list):
+            pairs = node.items() if isinstance(node, dict) else enumerate(node)
+            return {k: v for key, sub in pairs for k, v in flat(sub, f"{prefix}.{key}").items()}
+        return {prefix.lstrip("."): node}
+
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return ", ".join(f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys[:3])
+
+
+def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Display) -> DualPath:
+    words = build_words(recipe, data.train, display.say)
+    if words.vectors is not None:
+        recipe = _with_embedding_dim(recipe, words.vectors.shape[1])
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe, words.tokenizer.rows, load_backbone=True)
+    if words.vectors is not None:
+        set_word_vectors(network.text_encoder, words.vectors)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_recipe(recipe, folder / "recipe.yaml")
+    words.tokenizer.save(folder / "tokenizer.json")
+    (folder / _SAME_DATA).write_text(data.fingerprint, encoding="ascii")
+    return DualPath(network, words.tokenizer, recipe)
+
+
+def _begun_model(folder: Path, data: TrainingData) -> DualPath:
+    if (folder / _SAME_DATA).read_text(encoding="ascii") != data.fingerprint:
+        raise CheckpointError(
+            f"{folder.parent}: the pictures, captions or splits have changed since this training "
+            "began; restore them to resume, or choose another --out"
+        )
+    recipe = read_recipe(folder / "recipe.yaml")
+    text = recipe.text_encoder
+    tokenizer = Tokenizer.load(folder / "tokenizer.json", text.vocabulary, text.max_words)
+    return DualPath(build_network(recipe, tokenizer.rows), tokenizer, recipe)
