@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 
 class WordVectorError(ValueError):

@@ -136,11 +136,14 @@ def create_backbone(
             num_classes=0,
         )
         if weights is not None:
-            timm.models.load_checkpoint(backbone, str(weights), strict=False)
+            # The weights of a classifier are left over; what the backbone needs must be there.
+            absent = timm.models.load_checkpoint(backbone, str(weights), strict=False).missing_keys
+            if absent:
+                raise ValueError(f"{len(absent)} tensors missing, the first {absent[0]}")  # noqa: TRY301
     except Exception as error:  # timm and the hub raise whatever their layers below raise
         reason = " ".join(str(error).split())[:200]
         if weights is not None:
-            message = f"{weights}: these weights do not load into {name} ({reason})"
+            message = f"{weights}: these weights do not fit {name} ({reason})"
         elif pretrained:
             message = (
                 f"the weights of {name} cannot be fetched from the hub ({reason}); give a local "

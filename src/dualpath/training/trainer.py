@@ -120,12 +120,12 @@ class Trainer:
         self._optimizer = optimizer
         pictures, val_pictures = self._stage_pictures(stage)
         dataset = PairDataset(self._train_table, pictures)
-        while progress.epoch < stage.epochs:
+        for epoch in range(progress.epoch, stage.epochs):
             self._run_epoch(stage, dataset, optimizer)
-            last = progress.epoch + 1 == stage.epochs
-            if last or (progress.epoch + 1) % stage.validate_every == 0:
+            last = epoch + 1 == stage.epochs
+            if last or (epoch + 1) % stage.validate_every == 0:
                 self._validate(stage, val_pictures)
-            progress.epoch, progress.step = progress.epoch + 1, 0
+            progress.epoch, progress.step = epoch + 1, 0
             if last:
                 self._end_stage()
             self._save()

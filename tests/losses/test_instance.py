@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualpath.losses.instance import InstanceClassifier, instance_loss
+
+
+def test_plain_logits_by_hand():
+    features = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    # logits: (1, 2, 3) and (0, 1, 1)
+    first = math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 3
+    second = math.log(1 + 2 * math.e) - 0
+    loss = instance_loss(features, weight, torch.tensor([2, 0]))
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_normalised_logits_by_hand():
+    features = torch.tensor([[3.0, 4.0]])
+    weight = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    # cosines 0.6 and 0.8, scaled by 10
+    loss = instance_loss(features, weight, torch.tensor([1]), scale=10.0)
+    assert loss.item() == pytest.approx(math.log(math.exp(6) + math.exp(8)) - 8, rel=1e-5)
+
+
+def test_samples_without_a_class_do_not_count():
+    features, weight = torch.randn(3, 4), torch.randn(5, 4)
+    loss = instance_loss(features, weight, torch.tensor([2, -1, 0]))
+    torch.testing.assert_close(loss, instance_loss(features[[0, 2]], weight, torch.tensor([2, 0])))
+    assert instance_loss(features, weight, torch.tensor([-1, -1, -1])).item() == 0
+
+
+@pytest.mark.parametrize("scale", [None, 16.0])
+def test_gradients_agree_with_finite_differences(scale):
+    torch.manual_seed(0)
+    features = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([1, 4, 1])
+    assert torch.autograd.gradcheck(
+        lambda f, w: instance_loss(f, w, ids, scale=scale), (features, weight)
+    )
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 50.0))
+def test_normalised_logits_do_not_depend_on_the_length_of_features(seed, factor):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    ids = torch.randint(7, (4,), generator=generator)
+    torch.testing.assert_close(
+        instance_loss(features, weight, ids, scale=8.0),
+        instance_loss(features * factor, weight * 3, ids, scale=8.0),
+    )
+
+
+@given(st.integers(0, 10_000))
+def test_the_order_of_a_batch_and_the_names_of_classes_change_nothing(seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    ids = torch.randint(6, (5,), generator=generator)
+    order = torch.randperm(5, generator=generator)
+    names = torch.randperm(6, generator=generator)
+    renamed = torch.empty_like(weight)
+    renamed[names] = weight
+    torch.testing.assert_close(
+        instance_loss(features, weight, ids),
+        instance_loss(features[order], renamed, names[ids[order]]),
+    )
+
+
+def test_one_classifier_serves_both_paths():
+    torch.manual_seed(0)
+    classifier = InstanceClassifier(8, 10)
+    image, text = torch.randn(4, 8), torch.randn(4, 8)
+    ids = torch.arange(4)
+    (classifier(image, ids) + classifier(text, ids)).backward()
+    together = classifier.weight.grad.clone()
+    classifier.weight.grad = None
+    classifier(image, ids).backward()
+    classifier(text, ids).backward()
+    torch.testing.assert_close(classifier.weight.grad, together)
+
+
+def test_dropout_acts_on_the_way_to_the_classifier_and_only_in_training():
+    classifier = InstanceClassifier(64, 3)
+    features, ids = torch.ones(2, 64), torch.tensor([0, 1])
+    torch.manual_seed(0)
+    assert classifier(features, ids, dropout=0.5) != classifier(features, ids)
+    classifier.eval()
+    torch.testing.assert_close(classifier(features, ids, dropout=0.5), classifier(features, ids))
+    assert classifier.weight.abs().max() <= 0.1 * math.sqrt(3 / 64)

@@ -1,0 +1,119 @@
+"""Interrupted at any moment and resumed, a training ends with the weights it would have had."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from dualpath.training.checkpoints import CheckpointError, load_checkpoint
+from dualpath.training.train import train
+from tests.conftest import SMALL, quiet, run_cli, small_recipe
+
+# A checkpoint after every step, so that a kill falls between two at any place.
+RECIPE = {**SMALL, "checkpoint_minutes": 0.0}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, shapes, cache):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(small_recipe(checkpoint_minutes=0.0), shapes, folder, cache=cache, display=quiet())
+    return folder
+
+
+def start(recipe, shapes, out, cache, *options):
+    command = [sys.executable, "-m", "dualpath", "train", recipe, "--data", shapes, "--out", out]
+    return subprocess.Popen(
+        [*map(str, command), "--cache", str(cache), *options], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, path, stage, epoch, step):
+    """Wait until the training has passed a step (and is somewhere in what follows)."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")
+        if path.exists():
+            _, progress = load_checkpoint(path)
+            if (progress.stage, progress.epoch, progress.step) >= (stage, epoch, step):
+                return
+        time.sleep(0.02)
+    raise AssertionError("the training made no progress")
+
+
+def assert_same_weights(first, second):
+    one, other = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.equal(other[name]), name
+
+
+def histories(folder):
+    return json.loads((folder / "metrics.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_weights(
+    tmp_path, shapes, cache, uninterrupted, kill
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    out, options = tmp_path / "out", []
+    for stage, epoch, step in ((0, 1, 1), (1, 0, 2)):
+        process = start(recipe, shapes, out, cache, *options)
+        wait_for(process, out / "training" / "last.pt", stage, epoch, step)
+        os.kill(process.pid, kill)
+        _, message = process.communicate(timeout=60)
+        if kill == signal.SIGINT:
+            assert process.returncode == 130
+            assert "interrupted; go on with --resume" in message
+        options = ["--resume"]
+    done = run_cli("train", recipe, "--data", shapes, "--out", out, "--cache", cache, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(out, uninterrupted)
+    assert histories(out) == histories(uninterrupted)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    tmp_path, shapes, cache, uninterrupted
+):
+    train(small_recipe(), shapes, tmp_path / "again", cache=cache, display=quiet())
+    assert_same_weights(tmp_path / "again", uninterrupted)
+    train(small_recipe(seed=1), shapes, tmp_path / "other", cache=cache, display=quiet())
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "other", uninterrupted)
+
+
+def test_a_begun_training_is_not_overwritten(shapes, cache, uninterrupted):
+    with pytest.raises(CheckpointError, match="add --resume to go on with it"):
+        train(small_recipe(), shapes, uninterrupted, cache=cache, display=quiet())
+
+
+def test_another_recipe_does_not_resume(shapes, cache, uninterrupted):
+    changed = small_recipe(checkpoint_minutes=0.0, dim=64)
+    with pytest.raises(CheckpointError, match="another recipe .dim: 32, now 64"):
+        train(changed, shapes, uninterrupted, resume=True, cache=cache, display=quiet())
+
+
+def test_changed_data_does_not_resume(tmp_path, shapes, cache, uninterrupted):
+    rows = (shapes / "metadata.jsonl").read_text().splitlines()
+    (tmp_path / "images").symlink_to(shapes / "images")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows[:-40]))
+    recipe = small_recipe(checkpoint_minutes=0.0)
+    with pytest.raises(CheckpointError, match="have changed since this training began"):
+        train(recipe, tmp_path, uninterrupted, resume=True, cache=cache, display=quiet())
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, shapes, cache):
+    recipe = small_recipe(stages=[{**SMALL["stages"][0], "epochs": 1}])
+    train(recipe, shapes, tmp_path, cache=cache, display=quiet())
+    checkpoint = tmp_path / "training" / "last.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt: the checkpoint is damaged"):
+        train(recipe, shapes, tmp_path, resume=True, cache=cache, display=quiet())
