@@ -71,19 +71,12 @@ def read_bundle(source: str | Path) -> Parts:
         recipe = read_recipe(folder / RECIPE)
         text = recipe.text_encoder
         tokenizer = Tokenizer.load(folder / TOKENIZER, text.vocabulary, text.max_words)
-        metrics = json.loads((folder / METRICS).read_text("utf-8")) if has_metrics(folder) else {}
+        metrics = _read_metrics(folder / METRICS)
     except (RecipeError, ValueError) as error:
-        raise BundleError(
-            f"{error}" if str(folder) in f"{error}" else f"{folder}: {error}"
-        ) from error
+        raise BundleError(str(error)) from error
     network = build_network(recipe, tokenizer.rows)
     _load_weights(network, folder / WEIGHTS)
     return Parts(network.eval(), tokenizer, recipe, metrics)
-
-
-def has_metrics(folder: Path) -> bool:
-    """Tell whether a bundle carries measured results."""
-    return (folder / METRICS).is_file()
 
 
 def find_bundle(source: str | Path) -> Path:
@@ -109,6 +102,16 @@ def fingerprint(network: DualPathNetwork) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error})") from error
+    return metrics
 
 
 def _load_weights(network: DualPathNetwork, path: Path) -> None:

@@ -105,10 +105,10 @@ class Trainer:
                 optimizer_state = None
         finally:
             self._accelerator.end_training()
-        validation = self._progress.best or (
-            self._progress.history[-1].get("validation", {}) if self._progress.history else {}
-        )
-        return {"validation": validation, "history": self._progress.history}
+        history = self._progress.history
+        last = history[-1].get("validation", {})
+        validation = self._progress.best if self._recipe.keep == "best" else last
+        return {"validation": validation, "history": history}
 
     def _run_stage(self, stage: StageRecipe, optimizer_state: dict[str, Any] | None) -> None:
         network, progress = self._plain_network, self._progress
