@@ -12,7 +12,9 @@ def slow_ranks(scores, query_instances, gallery_instances):
     """From the definitions, one query at a time: sort, with wrong items first among equals."""
     first, average_precision = [], []
     for row, instance in zip(scores, query_instances, strict=True):
-        items = [(-score, other == instance) for score, other in zip(row, gallery_instances)]
+        items = [
+            (-score, other == instance) for score, other in zip(row, gallery_instances, strict=True)
+        ]
         right = [rank for rank, (_, is_right) in enumerate(sorted(items), start=1) if is_right]
         first.append(right[0])
         average_precision.append(np.mean([(i + 1) / rank for i, rank in enumerate(right)]))
@@ -27,9 +29,12 @@ def test_ranks_equal_the_definition_with_ties_and_unequal_numbers_of_right_items
     gallery += data.draw(st.lists(st.integers(0, instances - 1), max_size=6))
     queries = data.draw(st.lists(st.integers(0, instances - 1), min_size=1, max_size=6))
     small = st.integers(-2, 2)  # few values, so that there are ties
-    make = lambda n: data.draw(
-        st.lists(st.lists(small, min_size=2, max_size=2), min_size=n, max_size=n)
-    )  # noqa: E731,E501
+
+    def make(rows):
+        return data.draw(
+            st.lists(st.lists(small, min_size=2, max_size=2), min_size=rows, max_size=rows)
+        )
+
     a, b = torch.tensor(make(len(queries))).float(), torch.tensor(make(len(gallery))).float()
     ranks = rank_relevant(a, b, torch.tensor(queries), torch.tensor(gallery))
     first, average_precision = slow_ranks((a @ b.T).tolist(), queries, gallery)

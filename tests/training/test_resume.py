@@ -97,7 +97,7 @@ def test_a_begun_training_is_not_overwritten(shapes, cache, uninterrupted):
 
 def test_another_recipe_does_not_resume(shapes, cache, uninterrupted):
     changed = small_recipe(checkpoint_minutes=0.0, dim=64)
-    with pytest.raises(CheckpointError, match="another recipe .dim: 32, now 64"):
+    with pytest.raises(CheckpointError, match=r"another recipe \(dim: 32, now 64\)"):
         train(changed, shapes, uninterrupted, resume=True, cache=cache, display=quiet())
 
 

@@ -1,0 +1,170 @@
+"""The command line as a user meets it: real processes, real files."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import run_cli
+
+
+@pytest.fixture(scope="module")
+def run(cache):
+    def run_with_cache(*arguments):
+        return run_cli(*arguments, "--cache", cache)
+
+    return run_with_cache
+
+
+def test_help_names_every_command():
+    shown = run_cli("--help").stdout
+    for command in ("train", "evaluate", "embed", "search", "info", "data", "prepare"):
+        assert command in shown
+
+
+def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
+    folder, out = tmp_path / "shapes", tmp_path / "bundle"
+    done = run_cli("prepare", "shapes", "--out", folder, "--scenes", 60, "--size", 40)
+    assert done.returncode == 0, done.stderr
+    done = run(
+        "train", small_recipe_file, "--data", folder, "--out", out, "--set", "stages.0.epochs=1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "R@1" in done.stdout
+    assert "instance epoch 1" in done.stderr
+    assert any((out / "training" / "log").rglob("events.out.tfevents.*"))
+    done = run("search", out, folder, "a big red circle", "two small stars", "--top", 3, "--json")
+    found = json.loads(done.stdout)
+    assert [answer["query"] for answer in found] == ["a big red circle", "two small stars"]
+    for answer in found:
+        scores = [hit["score"] for hit in answer["hits"]]
+        assert len(scores) == 3
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
+    done = run(
+        "evaluate", bundle, "--data", shapes, "--split", "test",
+        "--json", tmp_path / "m.json", "--sheet", tmp_path / "sheet.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    names = {"recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank", "map"}
+    for direction in ("image_to_text", "text_to_image"):
+        assert set(metrics[direction]) == names
+    recalls = [
+        metrics[d][f"recall_at_{k}"] for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    ]  # noqa: E501
+    assert metrics["rsum"] == pytest.approx(sum(recalls))
+    assert (metrics["images"], metrics["captions"], metrics["split"]) == (10, 30, "test")
+    assert metrics["protocol"] == "all"
+    assert "evaluate" in metrics["command"]
+    sheet = (tmp_path / "sheet.html").read_text()
+    assert sheet.count("<section>") == 10
+    assert sheet.count("data:image/jpeg;base64,") == 50
+    assert "right · " in sheet
+
+
+def test_embed_writes_pictures_captions_and_lines_as_parquet(tmp_path, bundle, shapes, run):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a red circle\n犬\n")
+    for source, options, columns, rows in (
+        (shapes, [], ["file_name", "vector"], 100),
+        (shapes, ["--captions"], ["file_name", "text", "vector"], 300),
+        (lines, [], ["text", "vector"], 2),
+    ):
+        out = tmp_path / "vectors.parquet"
+        done = run("embed", bundle, source, "--out", out, *options)
+        assert done.returncode == 0, done.stderr
+        table = pq.read_table(out)
+        assert table.column_names == columns
+        assert len(table) == rows
+        assert table.schema.field("vector").type.list_size == 32
+
+
+def test_a_bare_folder_of_pictures_is_searched_and_broken_ones_are_named(
+    tmp_path, bundle, shapes, run
+):
+    shutil.copytree(shapes / "images", tmp_path / "pictures")
+    (tmp_path / "pictures" / "broken.jpg").write_text("x")
+    done = run(
+        "search", bundle, tmp_path / "pictures", "a red star", "--sheet", tmp_path / "s.html"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stderr
+    assert "broken.jpg: not a picture" in done.stderr
+    assert len(done.stdout.splitlines()) == 11
+    assert "<h2>a red star</h2>" in (tmp_path / "s.html").read_text()
+
+
+def test_info_describes_a_bundle(bundle):
+    shown = run_cli("info", bundle).stdout
+    for part in ("test_efficientnet", "text CNN of width 0.0625", "32 dimensions", "fingerprint"):
+        assert part in shown
+
+
+def test_check_counts_warns_and_fails_on_broken_pictures(tmp_path, shapes, run):
+    folder = shutil.copytree(shapes, tmp_path / "shapes")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    train = next(row for row in rows if row["split"] == "train")
+    test = next(row for row in rows if row["split"] == "test")
+    shutil.copy(folder / train["file_name"], folder / test["file_name"])
+    rows[2]["captions"].append("  ")
+    rows[3]["captions"] = []
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run("data", "check", folder)
+    assert done.returncode == 0, done.stderr
+    assert "100 pictures (train 80, val 10, test 10)" in done.stdout
+    assert "warning: 1 empty captions are ignored" in done.stderr
+    assert "warning: 1 pictures have no caption" in done.stderr
+    assert f"the same picture in two splits: {train['file_name']} (train)" in done.stderr
+    (folder / rows[5]["file_name"]).write_bytes(b"no picture")
+    done = run("data", "check", folder)
+    assert done.returncode == 1
+    assert f"{rows[5]['file_name']}: not a picture" in done.stderr
+
+
+def test_what_a_user_can_mend_is_one_clear_line_and_a_non_zero_exit(
+    tmp_path, bundle, shapes, run, small_recipe_file
+):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg"}\n')
+    out = tmp_path / "out"
+    for arguments, message in (
+        (("train", tmp_path / "no.yaml", "--data", shapes, "--out", out), "no.yaml: cannot be read"),
+        (("train", small_recipe_file, "--data", tmp_path, "--out", out), "metadata.jsonl:1: "),
+        (
+            ("train", small_recipe_file, "--data", shapes, "--out", out, "--set", "sede=1"),
+            "unknown key 'sede'",
+        ),
+        (
+            (
+                "train", small_recipe_file, "--data", shapes, "--out", out,
+                "--set", "image_encoder.backbone=resnet999",
+            ),
+            "'resnet999' is no timm model",
+        ),
+        (("evaluate", tmp_path / "none", "--data", shapes), "none: no such folder"),
+        (("evaluate", bundle, "--data", shapes, "--split", "tset"), "split 'tset' has no picture"),
+        (("search", shapes, shapes, "x"), "no bundle, model.safetensors"),
+        (("embed", bundle, tmp_path / "nothing", "--out", out), "nothing: no such folder"),
+    ):  # fmt: skip
+        done = run(*arguments)
+        assert done.returncode == 1, done.stderr
+        errors = [line for line in done.stderr.splitlines() if line]
+        assert len(errors) == 1, done.stderr
+        assert errors[0].startswith("error: ")
+        assert message in errors[0]
+
+
+def test_pretrained_weights_that_cannot_be_fetched_name_the_mend(
+    tmp_path, shapes, run, small_recipe_file, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = run(
+        "train", small_recipe_file, "--data", shapes, "--out", tmp_path / "out",
+        "--set", "image_encoder.pretrained=true", "--set", "image_encoder.backbone=resnet18",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: the weights of resnet18 cannot be fetched from the hub" in done.stderr
+    assert "--set image_encoder.weights=FILE" in done.stderr
