@@ -46,7 +46,10 @@ def _errors_for_people(hint: str = "") -> Iterator[None]:
             error, OSError
         ):
             raise
-        _err.print(f"error: {error}", markup=False)
+        # What a decoding process raised arrives with its whole trace; the last line says it.
+        text = str(error)
+        text = text.strip().splitlines()[-1] if "Original Traceback" in text else text
+        _err.print(f"error: {text}", markup=False)
         raise typer.Exit(1) from error
 
 

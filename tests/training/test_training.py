@@ -160,7 +160,7 @@ def test_every_way_of_viewing_a_picture_trains(tmp_path, shapes, cache):
             {"backbone": "trained", "flip": True, "crops": "random"},
         ]
     ):
-        recipe = small_recipe(stages=[{**ONE_STAGE[0], **changes}])
+        recipe = small_recipe(stages=[{**ONE_STAGE[0], **changes}], workers=2)
         model = train(recipe, shapes, tmp_path / str(number), cache=cache, display=quiet())
         assert math.isfinite(model.metrics["history"][0]["losses"]["instance_image"])
 

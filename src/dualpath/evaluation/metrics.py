@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_CHUNK_SCORES = 1 << 24  # scores held at once: 64 MiB of float32
+_CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Progress of long work, for a person at a terminal or a log file."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_LOG_SECONDS = 30.0
 
 
 class EpochBar:
@@ -30,8 +33,8 @@ class EpochBar:
             self._smoothed[name] = 0.95 * self._smoothed.get(name, value) + 0.05 * value
         elapsed = self._progress.tasks[self._task].elapsed or 0.0
         speed = self._pictures / elapsed if elapsed > 0 else 0.0
-        shown = " ".join(f"{name} {value:.3f}" for name, value in self._smoothed.items())
-        self._progress.update(self._task, advance=1, detail=f"{shown} {speed:.0f} pictures/s")
+        detail = f"{_losses(self._smoothed)} {speed:.0f} pictures/s"
+        self._progress.update(self._task, advance=1, detail=detail)
 
 
 class Display:
@@ -55,24 +58,32 @@ class Display:
     @contextmanager
     def work(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """Show a bar over ``total`` things and give what is called with the number newly done."""
+        done, told = 0, time.monotonic()
         with self._bar() as progress:
             task = progress.add_task(title, total=total, detail="")
 
             def advance(count: int) -> None:
+                nonlocal done, told
+                done += count
                 progress.update(task, advance=count)
+                # A log file shows no bar; it gets a line now and then.
+                if not self._console.is_terminal and time.monotonic() - told > _LOG_SECONDS:
+                    told = time.monotonic()
+                    self.say(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
 
             yield advance
 
-    def validated(self, stage: str, entry: dict[str, Any]) -> None:
-        """Print the losses and the validation of an epoch on one line."""
-        losses = " ".join(f"{name} {value:.3f}" for name, value in entry["losses"].items())
-        metrics = entry["validation"]
-        to_text, to_image = metrics["image_to_text"], metrics["text_to_image"]
-        self.say(
-            f"{stage} epoch {entry['epoch']}: {losses} | "
-            f"image→text R@1 {to_text['recall_at_1']:.1f} "
-            f"text→image R@1 {to_image['recall_at_1']:.1f} rsum {metrics['rsum']:.1f}"
-        )
+    def epoch_done(self, entry: dict[str, Any]) -> None:
+        """Print the losses of an epoch, and its validation if there was one, on one line."""
+        line = f"{entry['stage']} epoch {entry['epoch']}: " + _losses(entry["losses"])
+        if "validation" in entry:
+            metrics = entry["validation"]
+            line += (
+                f" | image→text R@1 {metrics['image_to_text']['recall_at_1']:.1f}"
+                f" text→image R@1 {metrics['text_to_image']['recall_at_1']:.1f}"
+                f" rsum {metrics['rsum']:.1f}"
+            )
+        self.say(line)
 
     def _bar(self) -> Progress:
         return Progress(
@@ -84,4 +95,9 @@ class Display:
             TextColumn("{task.fields[detail]}"),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,
         )
+
+
+def _losses(losses: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())

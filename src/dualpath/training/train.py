@@ -62,7 +62,7 @@ def train(
         + ("" if pictures.val else "; no validation: the last weights are kept")
     )
     if (folder / LAST).exists():
-        model = _begun_model(folder, pictures)
+        model = _begun_model(folder, pictures, recipe)
     else:
         model = _new_model(recipe, pictures, folder, display)
     model.metrics = Trainer(model, pictures, folder, cache, display).run()
@@ -89,9 +89,11 @@ def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> None:
     if not begun:
         return
     old = read_recipe(folder / "recipe.yaml")
+    # How long word vectors are is known once they are read; the other two change no result.
     if recipe.text_encoder.word_vectors:
         recipe = _with_embedding_dim(recipe, old.text_encoder.embedding_dim)
-    if old != recipe:
+    free = {"workers": recipe.workers, "checkpoint_minutes": recipe.checkpoint_minutes}
+    if old.model_copy(update=free) != recipe:
         changed = _differences(old, recipe)
         raise CheckpointError(
             f"{folder.parent}: was begun with another recipe ({changed}); use that one to resume, "
@@ -132,13 +134,14 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     return DualPath(network, words.tokenizer, recipe)
 
 
-def _begun_model(folder: Path, data: TrainingData) -> DualPath:
+def _begun_model(folder: Path, data: TrainingData, asked: Recipe) -> DualPath:
     if (folder / _SAME_DATA).read_text(encoding="ascii") != data.fingerprint:
         raise CheckpointError(
             f"{folder.parent}: the pictures, captions or splits have changed since this training "
             "began; restore them to resume, or choose another --out"
         )
-    recipe = read_recipe(folder / "recipe.yaml")
+    free = {"workers": asked.workers, "checkpoint_minutes": asked.checkpoint_minutes}
+    recipe = read_recipe(folder / "recipe.yaml").model_copy(update=free)
     text = recipe.text_encoder
     tokenizer = Tokenizer.load(folder / "tokenizer.json", text.vocabulary, text.max_words)
     return DualPath(build_network(recipe, tokenizer.rows), tokenizer, recipe)

@@ -16,18 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from dualpath.data.manifest import Item
 from dualpath.data.pairs import (
     Batch,
-    CaptionTable,
     EpochPlan,
     FeaturePictures,
     PairDataset,
     PixelPictures,
     tabulate_captions,
 )
-from dualpath.data.views import WHOLE, View, fixed_views
-from dualpath.embedding import DualPath, Vectors
-from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.data.views import View, fixed_views
+from dualpath.embedding import DualPath
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -42,6 +41,7 @@ from dualpath.training.stages import (
     set_learning_rate,
     stage_losses,
 )
+from dualpath.training.validation import validate
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -73,7 +73,6 @@ class Trainer:
         )
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer)
-        self._val_table = tabulate_captions(data.val, model.tokenizer) if data.val else None
         torch.manual_seed(self._recipe.seed)
         classifier = InstanceClassifier(self._recipe.dim, self._train_table.instances)
         self._network = self._accelerator.prepare_model(model.network)
@@ -118,13 +117,14 @@ class Trainer:
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
         self._optimizer = optimizer
-        pictures, val_pictures = self._stage_pictures(stage)
+        pictures, val_features = self._stage_pictures(stage)
         dataset = PairDataset(self._train_table, pictures)
         for epoch in range(progress.epoch, stage.epochs):
             self._run_epoch(stage, dataset, optimizer)
             last = epoch + 1 == stage.epochs
             if last or (epoch + 1) % stage.validate_every == 0:
-                self._validate(stage, val_pictures)
+                self._validate(stage, val_features)
+            self._display.epoch_done(progress.history[-1])
             progress.epoch, progress.step = epoch + 1, 0
             if last:
                 self._end_stage()
@@ -142,14 +142,7 @@ class Trainer:
     def _run_epoch(
         self, stage: StageRecipe, dataset: PairDataset, optimizer: torch.optim.Optimizer
     ) -> None:
-        progress, table = self._progress, self._train_table
-        plan = EpochPlan(
-            table,
-            batch_size=stage.batch_size,
-            captions_per_picture=stage.captions_per_picture,
-            seed=(self._recipe.seed, progress.stage, progress.epoch),
-            start=progress.step,
-        )
+        progress, plan = self._progress, self._rest_of_epoch(stage)
         workers = 0 if isinstance(dataset.pictures, FeaturePictures) else self._recipe.workers
         loader = DataLoader(
             dataset,
@@ -187,6 +180,16 @@ class Trainer:
         means = {name: total / len(plan) for name, total in progress.totals.items()}
         progress.totals = {}
         progress.history.append({"stage": stage.name, "epoch": progress.epoch + 1, "losses": means})
+
+    def _rest_of_epoch(self, stage: StageRecipe) -> EpochPlan:
+        progress = self._progress
+        return EpochPlan(
+            self._train_table,
+            batch_size=stage.batch_size,
+            captions_per_picture=stage.captions_per_picture,
+            seed=(self._recipe.seed, progress.stage, progress.epoch),
+            start=progress.step,
+        )
 
     def _step(
         self, stage: StageRecipe, batch: Batch, optimizer: torch.optim.Optimizer
@@ -228,14 +231,8 @@ class Trainer:
 
     def _not_finite(self, stage: StageRecipe, values: dict[str, float]) -> str:
         progress = self._progress
-        plan = EpochPlan(
-            self._train_table,
-            batch_size=stage.batch_size,
-            captions_per_picture=stage.captions_per_picture,
-            seed=(self._recipe.seed, progress.stage, progress.epoch),
-            start=progress.step,
-        )
-        names = [self._data.train[i].file_name for i in next(iter(plan)).pictures]
+        plan = next(iter(self._rest_of_epoch(stage)))
+        names = [self._data.train[i].file_name for i in plan.pictures]
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         losses = ", ".join(f"{name} {value:g}" for name, value in values.items())
         return (
@@ -248,79 +245,48 @@ class Trainer:
         self, stage: StageRecipe
     ) -> tuple[PixelPictures | FeaturePictures, list[Tensor] | None]:
         """Return what a stage trains on, and the validation features if the backbone is fixed."""
-        encoder = self._plain_network.image_encoder
-        size = self._recipe.image_encoder.input_size
-        assert size is not None, "the recipe was completed before training"
+        image = self._recipe.image_encoder
+        assert image.input_size is not None, "the recipe was completed before training"
+        pixels = PixelPictures(self._data.train, image.input_size, stage.flip, stage.crops)
         if stage.backbone != "frozen":
-            return PixelPictures(self._data.train, size, stage.flip, stage.crops), None
-        train: PixelPictures | FeaturePictures
-        test_views = [WHOLE, View(flipped=True)][: 1 + self._recipe.image_encoder.flip_average]
-        fixed = [] if stage.crops == "random" else fixed_views(flip=stage.flip, crops=stage.crops)
-        total = len(self._data.train) * len(fixed) + len(self._data.val) * len(test_views)
+            return pixels, None
+        random = stage.crops == "random"
+        train_views = [] if random else fixed_views(flip=stage.flip, crops=int(stage.crops))
+        val_views = fixed_views(flip=image.flip_average, crops=0)
+        total = len(self._data.train) * len(train_views) + len(self._data.val) * len(val_views)
         with self._display.work("backbone features", total) as advance:
-            options = (size, self._cache)
-            hashes, workers = self._data.hashes, self._recipe.workers
-            val = cached_features(
-                encoder,
-                self._data.val,
-                hashes,
-                test_views,
-                *options,
-                workers=workers,
-                advance=advance,
-            )
-            if fixed:
-                train = cached_features(
-                    encoder,
-                    self._data.train,
-                    hashes,
-                    fixed,
-                    *options,
-                    workers=workers,
+
+            def features(items: list[Item], views: list[View]) -> FeaturePictures:
+                return cached_features(
+                    self._plain_network.image_encoder,
+                    items,
+                    self._data.hashes,
+                    views,
+                    image.input_size or 0,
+                    self._cache,
+                    workers=self._recipe.workers,
                     advance=advance,
                 )
-            else:
-                train = PixelPictures(self._data.train, size, stage.flip, stage.crops)
+
+            val = features(self._data.val, val_views)
+            train = features(self._data.train, train_views) if train_views else pixels
         return train, [
-            torch.from_numpy(features[rows])
-            for features, rows in zip(val.features, val.rows, strict=True)
+            torch.from_numpy(vectors[rows])
+            for vectors, rows in zip(val.features, val.rows, strict=True)
         ]
 
     def _validate(self, stage: StageRecipe, val_features: list[Tensor] | None) -> None:
         """Measure retrieval on the validation split and keep the weights if they are the best."""
-        if self._val_table is None:
+        if not self._data.val:
             return
-        model = self._model
-        self._network.eval()
-        if val_features is None:
-            image_vectors = model.embed_images(
-                [item.path for item in self._data.val], workers=self._recipe.workers
-            )
-        else:
-            views = [view.to(model.device) for view in val_features]
-            image_vectors = model.network.embed_pictures(*views).cpu().numpy()
-        text_vectors = self._embed_captions(self._val_table)
-        metrics = evaluate_all(image_vectors, text_vectors, *instance_numbers(self._data.val))
+        metrics = validate(self._model, self._data.val, val_features)
         entry = self._progress.history[-1]
-        entry["validation"] = metrics | {"split": "val"}
-        self._display.validated(stage.name, entry)
+        entry["validation"] = metrics
         step = self._progress.epoch + 1
         self._accelerator.log({f"{stage.name}/validation_rsum": metrics["rsum"]}, step=step)
         if metrics["rsum"] > self._progress.best.get("rsum", -1.0):
-            self._progress.best = {**entry["validation"], "stage": stage.name, "epoch": step}
+            self._progress.best = {**metrics, "stage": stage.name, "epoch": step}
             save_checkpoint(self._folder / BEST, self._weights(), self._progress)
-
-    def _embed_captions(self, table: CaptionTable) -> Vectors:
-        average = self._recipe.text_encoder.position_shift
-        parts = []
-        for start in range(0, len(table.token_ids), 256):
-            token_ids = torch.from_numpy(table.token_ids[start : start + 256])
-            batch = token_ids[:, : max(1, int((token_ids != 0).sum(1).max()))]
-            embedded = self._model.network.embed_sentences(
-                batch.to(self._model.device), average=average
-            )
-            parts.append(embedded.cpu().numpy())
-        return np.concatenate(parts)
 
     def _weights(self) -> dict[str, Any]:
         return {

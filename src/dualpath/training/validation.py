@@ -1,0 +1,36 @@
+"""Retrieval on the validation split while a model is being trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dualpath.data.manifest import Item
+from dualpath.embedding import DualPath
+from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+
+
+def validate(
+    model: DualPath, items: Sequence[Item], features: Sequence[torch.Tensor] | None
+) -> dict[str, Any]:
+    """Measure retrieval over captioned items with the model as it is.
+
+    Args:
+        features: backbone features of each test view, (items, backbone_dim); none: the pictures
+            go through the backbone.
+    """
+    captions = [caption for item in items for caption in item.captions]
+    text_vectors = model.embed_texts(captions)
+    if features is None:
+        image_vectors = model.embed_images(
+            [item.path for item in items], workers=model.recipe.workers
+        )
+    else:
+        was_training = model.network.training
+        model.network.eval()
+        views = [view.to(model.device) for view in features]
+        image_vectors = model.network.embed_pictures(*views).float().cpu().numpy()
+        model.network.train(was_training)
+    metrics = evaluate_all(image_vectors, np.asarray(text_vectors), *instance_numbers(items))
+    return {**metrics, "split": "val"}
