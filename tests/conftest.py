@@ -12,7 +12,7 @@ from rich.console import Console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from dualpath.recipe import Recipe
+from dualpath.recipe import Recipe, SplitRecipe
 from dualpath.sources.shapes import write_shapes
 from dualpath.training.progress import Display
 from dualpath.training.train import train
@@ -54,7 +54,7 @@ def run_cli(*arguments, **options) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
-    write_shapes(folder, scenes=100, captions=3, size=40, seed=1)
+    write_shapes(folder, scenes=100, captions=3, size=40, seed=1, split=SplitRecipe())
     return folder
 
 

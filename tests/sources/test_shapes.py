@@ -29,7 +29,7 @@ def test_held_out_combinations_are_never_seen_in_training_but_all_words_are(mani
 
 
 def test_the_splits_have_the_shares_asked_for(manifest):
-    assert manifest.splits == {"train": 320, "val": 40, "test": 40}
+    assert manifest.splits == {"train": 360, "val": 20, "test": 20}
 
 
 def test_every_scene_is_told_in_different_words_by_its_colours_and_shapes(manifest):
@@ -49,6 +49,6 @@ def test_the_same_seed_writes_the_same_files_and_another_others(tmp_path):
 
 def test_the_set_passes_its_own_check(manifest, tmp_path):
     report = check_folder(manifest.folder, tmp_path)
-    assert report.counts[:2] == ["400 pictures (train 320, val 40, test 40)", "2,000 captions"]
+    assert report.counts[:2] == ["400 pictures (train 360, val 20, test 20)", "2,000 captions"]
     assert not report.warnings
     assert not report.errors

@@ -29,7 +29,7 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-SIZES = {"small": 0.12, "big": 0.21}  # radius, as a share of the picture
+SIZES = {"small": 0.13, "big": 0.22}  # radius, as a share of the picture
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 _SIZE_WORDS = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 _SHAPE_WORDS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign")}
@@ -40,7 +40,9 @@ _PHRASES = {
     "above": ("above", "higher than", "over"),
     "below": ("below", "lower than", "under"),
 }
-_SUPERSAMPLING = 3
+SPLIT = SplitRecipe(train=0.9, val=0.05, test=0.05)
+_HELD_OUT = 0.1  # of the combinations, for val and for test each
+_SUPERSAMPLING = 2
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class Scene:
 def write_shapes(
     folder: Path,
     *,
-    scenes: int = 2000,
+    scenes: int = 4000,
     captions: int = 5,
     size: int = 96,
     seed: int = 0,
-    split: SplitRecipe | None = None,
+    split: SplitRecipe = SPLIT,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Write scenes as PNG pictures with a manifest, and return the manifest's path.
@@ -78,12 +80,12 @@ def write_shapes(
         captions: different sentences a picture.
         size: side of a picture, pixels.
         seed: the same seed writes the same files.
-        split: shares of the combinations in train, val and test.
+        split: shares of the pictures in train, val and test.
     """
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, (scene, name) in enumerate(_draw_scenes(generator, scenes, split or SplitRecipe())):
+    for number, (scene, name) in enumerate(_draw_scenes(generator, scenes, split)):
         file_name = f"images/scene-{number:05d}.png"
         render_scene(scene, size, generator).save(folder / file_name)
         rows.append(
@@ -111,7 +113,7 @@ def _draw_scenes(
     shares: dict[str, list[tuple[Any, ...]]] = {"train": [], "val": [], "test": []}
     for combinations in (pairs, counts):
         order = generator.permutation(len(combinations))
-        cuts = np.cumsum([split.train * len(order), split.val * len(order)]).round().astype(int)
+        cuts = (np.array([1 - 2 * _HELD_OUT, 1 - _HELD_OUT]) * len(order)).round().astype(int)
         for name, part in zip(shares, np.split(order, cuts), strict=True):
             shares[name] += [combinations[i] for i in part]
     fractions = (split.train, split.val, split.test)
@@ -195,10 +197,10 @@ def _pick(choices: Sequence[str], generator: np.random.Generator) -> str:
 def render_scene(scene: Scene, size: int, generator: np.random.Generator) -> Image.Image:
     """Draw a scene, RGB, size x size pixels."""
     side = size * _SUPERSAMPLING
-    shade = generator.integers(60, 130, size=3)
-    noise = generator.normal(0, 12, size=(12, 12, 3)) + shade
+    shade = generator.integers(70, 120)
+    noise = generator.normal(0, 8, size=(12, 12, 3)) + shade
     background = Image.fromarray(noise.clip(0, 255).astype(np.uint8), "RGB")
-    picture = background.resize((side, side), Image.Resampling.BICUBIC)
+    picture = background.resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
     for thing, (x, y) in _places(scene, generator):
         radius = SIZES[thing.size] * side * generator.uniform(0.9, 1.1)
