@@ -219,7 +219,7 @@ def _places(
         jitter = generator.uniform(-0.03, 0.03, size=(scene.count, 2))
         centres = cells[: scene.count] + jitter
         return [(scene.things[0], (float(x), float(y))) for x, y in centres]
-    across, aside = generator.uniform(0.24, 0.28), generator.uniform(0.35, 0.65, size=2)
+    across, aside = generator.uniform(0.24, 0.28), generator.uniform(0.4, 0.6, size=2)
     ends = (across, 1 - across)
     if scene.relation == "left":
         centres = np.array([(ends[0], aside[0]), (ends[1], aside[1])])
