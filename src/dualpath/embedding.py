@@ -211,3 +211,8 @@ def _evaluating(network: DualPathNetwork) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+def load(source: str | Path, device: torch.device | str | None = None) -> DualPath:
+    """Load a bundle: :meth:`DualPath.from_pretrained`."""
+    return DualPath.from_pretrained(source, device)
