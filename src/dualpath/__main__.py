@@ -2,4 +2,5 @@
 
 from dualpath.cli import app
 
-app(prog_name="dualpath")
+if __name__ == "__main__":
+    app(prog_name="dualpath")
