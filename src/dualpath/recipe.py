@@ -69,12 +69,15 @@ class ImageEncoderRecipe(_Strict):
 
     ``mean``, ``std`` (of RGB in [0, 1]) and ``input_size`` (pixels) are filled in from the
     backbone's own preprocessing when training starts, so that a bundle always carries them.
+    ``grid``: the backbone's last map is averaged over so many cells a side, and the head sees all
+    of them; 1 is the paper's global pooling, 2 also tells left from right and above from below.
     """
 
     backbone: str = "resnet50"
     pretrained: bool = True
     weights: Path | None = None
     input_size: Positive | None = None
+    grid: Positive = 1
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     flip_average: bool = True

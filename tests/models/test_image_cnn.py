@@ -27,6 +27,19 @@ def test_any_timm_backbone_ends_in_pooled_features(name, dim):
     assert backbone_dim == dim
 
 
+def test_a_grid_keeps_the_cells_apart_and_their_mean_is_the_pooled_feature(tmp_path):
+    torch.manual_seed(1)
+    whole, dim = create_backbone("test_resnet")
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    cells, cells_dim = create_backbone(
+        "test_resnet", weights=tmp_path / "weights.safetensors", grid=2
+    )
+    assert cells_dim == 4 * dim
+    pixels = torch.randn(2, 3, 128, 128)
+    grid = cells.eval()(pixels).view(2, dim, 4)
+    torch.testing.assert_close(grid.mean(dim=2), whole.eval()(pixels))
+
+
 def test_the_backbone_brings_its_own_preprocessing():
     assert backbone_preprocessing("tf_efficientnet_lite0") == (224, (0.5,) * 3, (0.5,) * 3)
     assert backbone_preprocessing("resnet50")[1] == pytest.approx((0.485, 0.456, 0.406))

@@ -78,6 +78,7 @@ def build_network(
         image.backbone,
         pretrained=load_backbone and image.pretrained,
         weights=image.weights if load_backbone else None,
+        grid=image.grid,
     )
     return DualPathNetwork(
         ImageCNN(backbone, backbone_dim, recipe.dim, mean=image.mean, std=image.std),

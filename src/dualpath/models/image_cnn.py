@@ -117,14 +117,15 @@ def backbone_preprocessing(
 
 
 def create_backbone(
-    name: str, *, pretrained: bool = False, weights: Path | None = None
+    name: str, *, pretrained: bool = False, weights: Path | None = None, grid: int = 1
 ) -> tuple[nn.Module, int]:
-    """Create a timm backbone that ends in pooled features, and tell their number.
+    """Create a timm backbone that ends in pooled features, and tell how many numbers they are.
 
     Args:
         name: a timm model name.
         pretrained: load timm's weights from the hub.
         weights: load these instead (a file in timm's names, safetensors or torch).
+        grid: cells a side over which the last map is averaged; 1: the backbone's own pooling.
 
     Raises:
         BackboneError: no such model, or its weights cannot be fetched or do not fit.
@@ -134,6 +135,7 @@ def create_backbone(
             name,
             pretrained=pretrained and weights is None,
             num_classes=0,
+            **({} if grid == 1 else {"global_pool": ""}),
         )
         if weights is not None:
             # The weights of a classifier are left over; what the backbone needs must be there.
@@ -154,5 +156,7 @@ def create_backbone(
         raise BackboneError(message) from error
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
+        if grid > 1:
+            backbone = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
         features = backbone.eval()(torch.zeros(1, 3, size, size))
     return backbone.train(), int(features.shape[1])
