@@ -8,8 +8,8 @@ DEMO := demo
 .PHONY: demo test lint bench clean
 
 # Two threads that wait for each other on a busy machine are slower than one.
-test lint: export OMP_NUM_THREADS = 1
-export OMP_WAIT_POLICY = passive
+test: export OMP_NUM_THREADS = 1
+test: export OMP_WAIT_POLICY = passive
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

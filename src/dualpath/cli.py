@@ -242,7 +242,7 @@ def check(
 @prepare_app.command()
 def shapes(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    scenes: Annotated[int, typer.Option(min=20, help="Number of pictures.")] = 4000,
+    scenes: Annotated[int, typer.Option(min=20, help="Number of pictures.")] = 3200,
     captions: Annotated[int, typer.Option(min=1, max=10, help="Sentences a picture.")] = 5,
     size: Annotated[int, typer.Option(min=16, help="Side of a picture, pixels.")] = 96,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,

@@ -75,21 +75,24 @@ def test_the_order_of_a_batch_and_the_names_of_classes_change_nothing(seed):
 def test_one_classifier_serves_both_paths():
     torch.manual_seed(0)
     classifier = InstanceClassifier(8, 10)
-    image, text = torch.randn(4, 8), torch.randn(4, 8)
-    ids = torch.arange(4)
-    (classifier(image, ids) + classifier(text, ids)).backward()
-    together = classifier.weight.grad.clone()
-    classifier.weight.grad = None
-    classifier(image, ids).backward()
-    classifier(text, ids).backward()
-    torch.testing.assert_close(classifier.weight.grad, together)
+    image, text = torch.randn(4, 8), torch.randn(6, 8)
+    image_ids, text_ids = torch.arange(4), torch.tensor([0, 0, 1, 2, -1, 9])
+    image_loss, text_loss = classifier(image, text, image_ids, text_ids, scale=4.0)
+    torch.testing.assert_close(
+        image_loss, instance_loss(image, classifier.weight, image_ids, scale=4.0)
+    )
+    torch.testing.assert_close(
+        text_loss, instance_loss(text, classifier.weight, text_ids, scale=4.0)
+    )
+    (image_loss + text_loss).backward()
+    assert (classifier.weight.grad.abs().sum(dim=1) > 0).all()
 
 
 def test_dropout_acts_on_the_way_to_the_classifier_and_only_in_training():
     classifier = InstanceClassifier(64, 3)
-    features, ids = torch.ones(2, 64), torch.tensor([0, 1])
+    batch = torch.ones(2, 64), torch.ones(2, 64), torch.tensor([0, 1]), torch.tensor([0, 1])
     torch.manual_seed(0)
-    assert classifier(features, ids, dropout=0.5) != classifier(features, ids)
+    assert classifier(*batch, dropout=0.5) != classifier(*batch)
     classifier.eval()
-    torch.testing.assert_close(classifier(features, ids, dropout=0.5), classifier(features, ids))
+    assert classifier(*batch, dropout=0.5) == classifier(*batch)
     assert classifier.weight.abs().max() <= 0.1 * math.sqrt(3 / 64)

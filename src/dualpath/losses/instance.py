@@ -5,6 +5,7 @@ eq. 3 to 5.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ def instance_loss(
     instance_ids: Tensor,
     *,
     scale: float | None = None,
+    reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
     """Cross-entropy of features over all instances.
 
@@ -26,9 +28,10 @@ def instance_loss(
         instance_ids: (batch,) int64; -1 is no class and does not count.
         scale: none for plain linear logits (the paper); else features and weights are normalised
             and their cosine is multiplied by it.
+        reduction: the mean of what counts, or each.
 
     Returns:
-        The mean loss, a scalar; 0 when nothing counts.
+        The mean loss, a scalar (0 when nothing counts), or (batch,) losses (0 for no class).
 
     Example:
         >>> features, weight = torch.eye(2), torch.eye(2)
@@ -38,9 +41,12 @@ def instance_loss(
     if scale is not None:
         features, weight = F.normalize(features), F.normalize(weight)
     logits = F.linear(features, weight) * (1.0 if scale is None else scale)
-    counted = int((instance_ids >= 0).sum())
-    loss = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="sum")
-    return loss / max(counted, 1)
+    losses = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="none")
+    return losses if reduction == "none" else _mean(losses, instance_ids)
+
+
+def _mean(losses: Tensor, instance_ids: Tensor) -> Tensor:
+    return losses.sum() / (instance_ids >= 0).sum().clamp(min=1)
 
 
 class InstanceClassifier(nn.Module):
@@ -57,12 +63,23 @@ class InstanceClassifier(nn.Module):
 
     def forward(
         self,
-        features: Tensor,
-        instance_ids: Tensor,
+        image_features: Tensor,
+        text_features: Tensor,
+        image_ids: Tensor,
+        text_ids: Tensor,
         *,
         scale: float | None = None,
         dropout: float = 0.0,
-    ) -> Tensor:
-        """Return :func:`instance_loss` of features, (batch, dim), after dropout."""
-        dropped = F.dropout(features, dropout, self.training)
-        return instance_loss(dropped, self.weight, instance_ids, scale=scale)
+    ) -> tuple[Tensor, Tensor]:
+        """Return :func:`instance_loss` of both paths, each after dropout.
+
+        Args:
+            image_features: (n, dim). text_features: (m, dim).
+            image_ids: (n,) int64. text_ids: (m,) int64.
+        """
+        ids = torch.cat([image_ids, text_ids])
+        features = torch.cat([image_features, text_features])
+        features = F.dropout(features, dropout, self.training)
+        losses = instance_loss(features, self.weight, ids, scale=scale, reduction="none")
+        of_images, of_texts = losses.split([len(image_ids), len(text_ids)])
+        return _mean(of_images, image_ids), _mean(of_texts, text_ids)

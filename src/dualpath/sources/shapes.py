@@ -67,7 +67,7 @@ class Scene:
 def write_shapes(
     folder: Path,
     *,
-    scenes: int = 4000,
+    scenes: int = 3200,
     captions: int = 5,
     size: int = 96,
     seed: int = 0,

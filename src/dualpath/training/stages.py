@@ -93,9 +93,14 @@ def stage_losses(
     losses: dict[str, Tensor] = {}
     if stage.instance:
         recipe = stage.instance
-        options = {"scale": recipe.scale, "dropout": recipe.dropout}
-        image_loss = classifier(image_features, instance_ids, **options)
-        text_loss = classifier(text_features, instance_ids[owners], **options)
+        image_loss, text_loss = classifier(
+            image_features,
+            text_features,
+            instance_ids,
+            instance_ids[owners],
+            scale=recipe.scale,
+            dropout=recipe.dropout,
+        )
         losses["instance_image"] = recipe.image_weight * image_loss
         losses["instance_text"] = recipe.text_weight * text_loss
     if stage.ranking:
