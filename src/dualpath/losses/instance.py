@@ -81,5 +81,5 @@ class InstanceClassifier(nn.Module):
         features = torch.cat([image_features, text_features])
         features = F.dropout(features, dropout, self.training)
         losses = instance_loss(features, self.weight, ids, scale=scale, reduction="none")
-        of_images, of_texts = losses.split([len(image_ids), len(text_ids)])
+        of_images, of_texts = losses[: len(image_ids)], losses[len(image_ids) :]
         return _mean(of_images, image_ids), _mean(of_texts, text_ids)
