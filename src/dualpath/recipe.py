@@ -137,7 +137,7 @@ class StageRecipe(_Strict):
     epochs: Positive
     batch_size: Annotated[int, Field(ge=2)] = 32
     captions_per_picture: Positive = 1
-    backbone: Literal["trained", "frozen", "frozen_batch_norm"] = "trained"
+    backbone: Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"] = "trained"
     flip: bool = True
     crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0
     instance: InstanceLossRecipe | None = None

@@ -114,3 +114,16 @@ def test_a_backbone_that_was_frozen_trains_again_when_it_is_told_to():
     encoder.train()(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).sum().backward()
     assert all(p.grad is not None for p in encoder.backbone.parameters())
     assert any(not torch.equal(before[name], value) for name, value in buffers(encoder).items())
+
+
+def test_a_backbone_trained_with_running_statistics_starts_from_the_features_it_had():
+    encoder = small_encoder()
+    pixels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    expected = encoder.eval().backbone_features(pixels)
+    encoder.set_backbone("trained_running_norm")
+    before = buffers(encoder)
+    features = encoder.train().backbone_features(pixels)
+    torch.testing.assert_close(features, expected)
+    features.sum().backward()
+    assert all(p.grad is not None for p in encoder.backbone.parameters())
+    assert all(torch.equal(before[name], value) for name, value in buffers(encoder).items())

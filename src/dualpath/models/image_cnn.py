@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualpath.models.layers import batch_norm, initialise_linear
 
-BackboneMode = Literal["trained", "frozen", "frozen_batch_norm"]
+BackboneMode = Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"]
 
 
 class BackboneError(ValueError):
@@ -73,30 +73,39 @@ class ImageCNN(nn.Module):
             pixels: (batch, 3, h, w) uint8, RGB.
         """
         normalised = (pixels.float() - self.mean) / self.std
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._mode == "trained"):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._is_trained):
             features: Tensor = self.backbone(
                 normalised.contiguous(memory_format=torch.channels_last)
             )
         return features
 
     def set_backbone(self, mode: BackboneMode) -> None:
-        """Train the backbone or freeze it.
+        """Train the backbone or freeze it, and choose what its batch normalisation uses.
 
-        ``"frozen"`` uses its running batch statistics, ``"frozen_batch_norm"`` those of the batch
-        while training without updating the running ones, as the authors' code does.
+        ``"trained"``: statistics of the batch. ``"trained_running_norm"``: the running ones, which
+        stay as they are; a pretrained backbone then starts from the very features it had, however
+        small the batch. ``"frozen"``: the running ones. ``"frozen_batch_norm"``: those of the batch
+        while training, without updating the running ones, as the authors' code does.
         """
         self._mode = mode
-        self.backbone.requires_grad_(mode == "trained")
+        self.backbone.requires_grad_(self._is_trained)
         for name, norm in _batch_norms(self.backbone).items():
             norm.momentum = 0.0 if mode == "frozen_batch_norm" else self._momentum[name]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ImageCNN":
-        """Set training mode; a frozen backbone stays in evaluation mode."""
+        """Set training mode; what is frozen of the backbone stays in evaluation mode."""
         super().train(mode)
         if self._mode == "frozen":
             self.backbone.eval()
+        if self._mode == "trained_running_norm":
+            for norm in _batch_norms(self.backbone).values():
+                norm.eval()
         return self
+
+    @property
+    def _is_trained(self) -> bool:
+        return self._mode in ("trained", "trained_running_norm")
 
 
 def _batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
