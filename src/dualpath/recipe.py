@@ -55,12 +55,14 @@ class TextEncoderRecipe(_Strict):
     word_dropout: Fraction = 0.0
 
     @model_validator(mode="after")
-    def _paper_vocabulary_needs_vectors(self) -> "TextEncoderRecipe":
+    def _paper_vocabulary_has_what_it_needs(self) -> "TextEncoderRecipe":
         if self.vocabulary == "paper" and self.word_vectors is None:
             raise ValueError(
                 "the paper vocabulary keeps the words that have a vector: set word_vectors to a "
                 "word2vec, GloVe or fastText file, or use vocabulary: modern"
             )
+        if self.vocabulary == "paper" and self.word_dropout:
+            raise ValueError("word_dropout needs [UNK], which the paper vocabulary has not")
         return self
 
 

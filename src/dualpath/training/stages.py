@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.losses.ranking import contrastive_loss, ranking_loss
 from dualpath.models.dual_path import DualPathNetwork
-from dualpath.recipe import OptimizerRecipe, ParameterGroup, ScheduleRecipe, StageRecipe
+from dualpath.models.text_cnn import TextCNN
+from dualpath.recipe import (
+    OptimizerRecipe,
+    ParameterGroup,
+    ScheduleRecipe,
+    StageRecipe,
+    TextEncoderRecipe,
+)
 
 
 def parameter_groups(
@@ -74,6 +81,25 @@ def rate_factor(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epoch
         passed = sum(step // steps_per_epoch >= milestone for milestone in schedule.milestones)
         return float(schedule.factor**passed)
     return 1.0
+
+
+def augment_words(encoder: TextCNN, token_ids: Tensor, recipe: TextEncoderRecipe) -> Tensor:
+    """Drop words (they become unknown) and place sentences (paper, section 4.1, position shift).
+
+    Args:
+        token_ids: (batch, words) int64, left-aligned.
+
+    Returns:
+        (batch, positions) int64.
+    """
+    if recipe.word_dropout:
+        dropped = torch.rand(token_ids.shape, device=token_ids.device) < recipe.word_dropout
+        unknown = encoder.embedding.num_embeddings - 1
+        token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
+    if recipe.position_shift:
+        return encoder.place_at_random(token_ids)
+    starts = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
+    return encoder.place(token_ids, starts)
 
 
 def stage_losses(

@@ -35,6 +35,7 @@ from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
 from dualpath.training.stages import (
+    augment_words,
     build_optimizer,
     parameter_groups,
     rate_factor,
@@ -71,6 +72,11 @@ class Trainer:
             log_with="tensorboard",
             project_dir=folder,
         )
+        if self._accelerator.num_processes > 1:
+            raise TrainingError(
+                f"{self._accelerator.num_processes} processes were launched, and batches are not "
+                "shared out between processes yet; launch one"
+            )
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer)
         torch.manual_seed(self._recipe.seed)
@@ -197,7 +203,8 @@ class Trainer:
         progress, recipe = self._progress, self._recipe
         place = (recipe.seed, progress.stage, progress.epoch, progress.step)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        token_ids = self._augment_words(batch.token_ids)
+        text_encoder = self._plain_network.text_encoder
+        token_ids = augment_words(text_encoder, batch.token_ids, recipe.text_encoder)
         with self._accelerator.autocast():
             image_features, text_features = self._network(batch.pictures, token_ids)
         image_features, text_features = image_features.float(), text_features.float()
@@ -214,20 +221,6 @@ class Trainer:
         self._accelerator.backward(loss)
         optimizer.step()
         return values
-
-    def _augment_words(self, token_ids: Tensor) -> Tensor:
-        """Drop words and shift sentences, as the recipe says (paper, section 4.1)."""
-        text, encoder = self._recipe.text_encoder, self._plain_network.text_encoder
-        if text.word_dropout:
-            dropped = torch.rand(token_ids.shape, device=token_ids.device) < text.word_dropout
-            unknown = encoder.embedding.num_embeddings - 1
-            token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
-        if text.position_shift:
-            placed: Tensor = encoder.place_at_random(token_ids)
-            return placed
-        starts = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
-        aligned: Tensor = encoder.place(token_ids, starts)
-        return aligned
 
     def _not_finite(self, stage: StageRecipe, values: dict[str, float]) -> str:
         progress = self._progress
