@@ -50,7 +50,7 @@ def train(
     display = display or Display()
     recipe = complete_recipe(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
     folder = Path(out) / WORK
-    _check_place(folder, recipe, resume=resume)
+    recipe = _check_place(folder, recipe, resume=resume)
     cache = cache or default_cache_folder()
     manifest = read_manifest(Path(data), recipe.split, recipe.seed)
     with display.work("checking pictures", len(manifest.items)) as advance:
@@ -79,7 +79,8 @@ def train(
     return model
 
 
-def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
+    """Return the recipe to train, or to go on with if it is that of the training in ``folder``."""
     begun = (folder / LAST).exists()
     if begun and not resume:
         raise CheckpointError(
@@ -87,7 +88,7 @@ def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> None:
             "another --out"
         )
     if not begun:
-        return
+        return recipe
     old = read_recipe(folder / "recipe.yaml")
     # How long word vectors are is known once they are read; the other two change no result.
     if recipe.text_encoder.word_vectors:
@@ -99,6 +100,7 @@ def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> None:
             f"{folder.parent}: was begun with another recipe ({changed}); use that one to resume, "
             "or choose another --out"
         )
+    return recipe
 
 
 def _with_embedding_dim(recipe: Recipe, dim: int) -> Recipe:
@@ -134,14 +136,12 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     return DualPath(network, words.tokenizer, recipe)
 
 
-def _begun_model(folder: Path, data: TrainingData, asked: Recipe) -> DualPath:
+def _begun_model(folder: Path, data: TrainingData, recipe: Recipe) -> DualPath:
     if (folder / _SAME_DATA).read_text(encoding="ascii") != data.fingerprint:
         raise CheckpointError(
             f"{folder.parent}: the pictures, captions or splits have changed since this training "
             "began; restore them to resume, or choose another --out"
         )
-    free = {"workers": asked.workers, "checkpoint_minutes": asked.checkpoint_minutes}
-    recipe = read_recipe(folder / "recipe.yaml").model_copy(update=free)
     text = recipe.text_encoder
     tokenizer = Tokenizer.load(folder / "tokenizer.json", text.vocabulary, text.max_words)
     return DualPath(build_network(recipe, tokenizer.rows), tokenizer, recipe)

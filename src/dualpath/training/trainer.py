@@ -239,8 +239,9 @@ class Trainer:
     ) -> tuple[PixelPictures | FeaturePictures, list[Tensor] | None]:
         """Return what a stage trains on, and the validation features if the backbone is fixed."""
         image = self._recipe.image_encoder
-        assert image.input_size is not None, "the recipe was completed before training"
-        pixels = PixelPictures(self._data.train, image.input_size, stage.flip, stage.crops)
+        size = image.input_size
+        assert size is not None, "the recipe was completed before training"
+        pixels = PixelPictures(self._data.train, size, stage.flip, stage.crops)
         if stage.backbone != "frozen":
             return pixels, None
         random = stage.crops == "random"
@@ -255,7 +256,7 @@ class Trainer:
                     items,
                     self._data.hashes,
                     views,
-                    image.input_size or 0,
+                    size,
                     self._cache,
                     workers=self._recipe.workers,
                     advance=advance,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from dualpath.data.manifest import Item
@@ -32,5 +31,5 @@ def validate(
         views = [view.to(model.device) for view in features]
         image_vectors = model.network.embed_pictures(*views).float().cpu().numpy()
         model.network.train(was_training)
-    metrics = evaluate_all(image_vectors, np.asarray(text_vectors), *instance_numbers(items))
+    metrics = evaluate_all(image_vectors, text_vectors, *instance_numbers(items))
     return {**metrics, "split": "val"}
