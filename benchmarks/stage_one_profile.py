@@ -51,7 +51,7 @@ def main() -> None:
     table = tabulate_captions(synthetic_items(generator), tokenizer)
     network = build_network(recipe, tokenizer.rows)
     network.image_encoder.set_backbone("frozen")
-    classifier = InstanceClassifier(recipe.dim, table.instances)
+    classifier = InstanceClassifier(recipe.dim, torch.arange(table.instances))
     optimizer = build_optimizer(stage.optimizer, parameter_groups(network, classifier))
     features = generator.normal(size=(PICTURES, network.image_encoder.backbone_dim))
     rows = np.arange(PICTURES)

@@ -51,6 +51,7 @@ class TextEncoderRecipe(_Strict):
     width: Annotated[float, Field(gt=0.0)] = 1.0
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 1)
     padding: Literal["masked", "unmasked"] = "masked"
+    pooling: Literal["max", "mean"] = "max"
     position_shift: bool = True
     word_dropout: Fraction = 0.0
 
@@ -92,6 +93,18 @@ class InstanceLossRecipe(_Strict):
     text_weight: Annotated[float, Field(ge=0.0)] = 1.0
     scale: Annotated[float, Field(gt=0.0)] | None = None
     dropout: Fraction = 0.0
+
+
+class ClassifierRecipe(_Strict):
+    """The classifier of the instance loss.
+
+    ``shared`` false: one for each path, which takes away what ties the paths together (ablation).
+    ``clusters``: classes are so many k-means clusters of the backbone's features instead of the
+    instances themselves (ablation; pictures of a cluster are then not told apart).
+    """
+
+    shared: bool = True
+    clusters: Annotated[int, Field(ge=2)] | None = None
 
 
 class RankingLossRecipe(_Strict):
@@ -170,6 +183,7 @@ class Recipe(_Strict):
     relu: bool = False
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     text_encoder: TextEncoderRecipe = TextEncoderRecipe()
+    classifier: ClassifierRecipe = ClassifierRecipe()
     stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
     keep: Literal["best", "last"] = "best"
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

@@ -74,7 +74,7 @@ def test_the_order_of_a_batch_and_the_names_of_classes_change_nothing(seed):
 
 def test_one_classifier_serves_both_paths():
     torch.manual_seed(0)
-    classifier = InstanceClassifier(8, 10)
+    classifier = InstanceClassifier(8, torch.arange(10))
     image, text = torch.randn(4, 8), torch.randn(6, 8)
     image_ids, text_ids = torch.arange(4), torch.tensor([0, 0, 1, 2, -1, 9])
     image_loss, text_loss = classifier(image, text, image_ids, text_ids, scale=4.0)
@@ -89,7 +89,7 @@ def test_one_classifier_serves_both_paths():
 
 
 def test_dropout_acts_on_the_way_to_the_classifier_and_only_in_training():
-    classifier = InstanceClassifier(64, 3)
+    classifier = InstanceClassifier(64, torch.arange(3))
     batch = torch.ones(2, 64), torch.ones(2, 64), torch.tensor([0, 1]), torch.tensor([0, 1])
     torch.manual_seed(0)
     assert classifier(*batch, dropout=0.5) != classifier(*batch)

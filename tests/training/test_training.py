@@ -222,7 +222,7 @@ def test_rates_of_a_schedule():
 def test_groups_hold_every_parameter_once_and_get_their_rates():
     network = build_network(small_recipe(), 20)
     network.image_encoder.set_backbone("frozen")
-    classifier = InstanceClassifier(32, 5)
+    classifier = InstanceClassifier(32, torch.arange(5))
     groups = parameter_groups(network, classifier)
     held = [id(p) for group in groups.values() for p in group]
     everything = {id(p) for module in (network, classifier) for p in module.parameters()}

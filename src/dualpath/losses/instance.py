@@ -5,7 +5,6 @@ eq. 3 to 5.
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,6 @@ def instance_loss(
     instance_ids: Tensor,
     *,
     scale: float | None = None,
-    reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
     """Cross-entropy of features over all instances.
 
@@ -28,10 +26,9 @@ def instance_loss(
         instance_ids: (batch,) int64; -1 is no class and does not count.
         scale: none for plain linear logits (the paper); else features and weights are normalised
             and their cosine is multiplied by it.
-        reduction: the mean of what counts, or each.
 
     Returns:
-        The mean loss, a scalar (0 when nothing counts), or (batch,) losses (0 for no class).
+        The mean loss, a scalar; 0 when nothing counts.
 
     Example:
         >>> features, weight = torch.eye(2), torch.eye(2)
@@ -41,25 +38,40 @@ def instance_loss(
     if scale is not None:
         features, weight = F.normalize(features), F.normalize(weight)
     logits = F.linear(features, weight) * (1.0 if scale is None else scale)
-    losses = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="none")
-    return losses if reduction == "none" else _mean(losses, instance_ids)
-
-
-def _mean(losses: Tensor, instance_ids: Tensor) -> Tensor:
-    return losses.sum() / (instance_ids >= 0).sum().clamp(min=1)
+    total = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="sum")
+    return total / (instance_ids >= 0).sum().clamp(min=1)
 
 
 class InstanceClassifier(nn.Module):
     """The shared classifier ``W_share`` and the loss of either path through it.
 
+    Args:
+        dim: width of the features.
+        class_of: (instances,) int64, the class of each instance: itself in the paper, a cluster
+            in its ablation.
+        shared: false gives the text path a classifier of its own (ablation).
+
     Attributes:
-        weight: (instances, dim), uniform in +-0.1 sqrt(3 / dim) at first (authors' code).
+        weight: (classes, dim), uniform in +-0.1 sqrt(3 / dim) at first (authors' code).
+        text_weight: of the same shape; ``weight`` itself if shared.
     """
 
-    def __init__(self, dim: int, instances: int) -> None:
+    class_of: Tensor
+
+    def __init__(self, dim: int, class_of: Tensor, *, shared: bool = True) -> None:
         super().__init__()
         bound = 0.1 * math.sqrt(3 / dim)
-        self.weight = nn.Parameter(torch.empty(instances, dim).uniform_(-bound, bound))
+        classes = int(class_of.max()) + 1
+        self.register_buffer("class_of", class_of, persistent=False)
+        self.weight = nn.Parameter(torch.empty(classes, dim).uniform_(-bound, bound))
+        self.own_text_weight: nn.Parameter | None = None
+        if not shared:
+            self.own_text_weight = nn.Parameter(torch.empty(classes, dim).uniform_(-bound, bound))
+
+    @property
+    def text_weight(self) -> Tensor:
+        """The classifier of the text path."""
+        return self.weight if self.own_text_weight is None else self.own_text_weight
 
     def forward(
         self,
@@ -75,11 +87,18 @@ class InstanceClassifier(nn.Module):
 
         Args:
             image_features: (n, dim). text_features: (m, dim).
-            image_ids: (n,) int64. text_ids: (m,) int64.
+            image_ids: (n,) int64, instances; -1 is none. text_ids: (m,) int64.
         """
-        ids = torch.cat([image_ids, text_ids])
-        features = torch.cat([image_features, text_features])
-        features = F.dropout(features, dropout, self.training)
-        losses = instance_loss(features, self.weight, ids, scale=scale, reduction="none")
-        of_images, of_texts = losses[: len(image_ids)], losses[len(image_ids) :]
-        return _mean(of_images, image_ids), _mean(of_texts, text_ids)
+        image_loss, text_loss = (
+            instance_loss(
+                F.dropout(features, dropout, self.training),
+                weight,
+                torch.where(ids < 0, ids, self.class_of[ids]),
+                scale=scale,
+            )
+            for features, weight, ids in (
+                (image_features, self.weight, image_ids),
+                (text_features, self.text_weight, text_ids),
+            )
+        )
+        return image_loss, text_loss

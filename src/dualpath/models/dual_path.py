@@ -90,5 +90,6 @@ def build_network(
             depths=text.depths,
             max_words=text.max_words,
             padding=text.padding,
+            pooling=text.pooling,
         ),
     )

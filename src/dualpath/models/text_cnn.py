@@ -75,6 +75,7 @@ class TextCNN(nn.Module):
         depths: blocks of the four stages.
         max_words: positions of a sentence where padding is unmasked.
         padding: ``"masked"`` or ``"unmasked"``.
+        pooling: over the positions, ``"max"`` (the paper's) or ``"mean"``.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class TextCNN(nn.Module):
         depths: Sequence[int] = (3, 4, 6, 1),
         max_words: int = 32,
         padding: Literal["masked", "unmasked"] = "unmasked",
+        pooling: Literal["max", "mean"] = "max",
     ) -> None:
         super().__init__()
         self.masked = padding == "masked"
         self.max_words = max_words
+        self._pool = _max_pool if pooling == "max" else _mean_pool
         self.embedding = nn.Embedding(embedding_rows, embedding_dim, padding_idx=0)
         self.embedding_bias = nn.Parameter(torch.zeros(embedding_dim))
         self.embedding_norm = batch_norm(embedding_dim)
@@ -133,7 +136,7 @@ class TextCNN(nn.Module):
                 present, strided = _neighbours(present, block.stride)
                 x = block(x, strided)
                 _, within = _neighbours(present, 1)
-        embedded: Tensor = self.project_norm(self.project(_max_pool(x, present)))
+        embedded: Tensor = self.project_norm(self.project(self._pool(x, present)))
         return embedded
 
     def placements(self, token_ids: Tensor) -> Tensor:
@@ -220,3 +223,10 @@ def _max_pool(x: Tensor, present: Tensor) -> Tensor:
     rows = present.flatten().cumsum(0).view_as(present) * present
     rows = rows.where(present, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
     return F.embedding(rows - 1, x).amax(dim=1)
+
+
+def _mean_pool(x: Tensor, present: Tensor) -> Tensor:
+    """Mean over the rows of each sentence, (batch, channels)."""
+    lengths = present.sum(dim=1)
+    owners = torch.repeat_interleave(lengths)
+    return x.new_zeros(len(present), x.shape[1]).index_add(0, owners, x) / lengths[:, None]

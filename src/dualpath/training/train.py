@@ -3,22 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dualpath.bundle import BundleError
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import read_manifest
 from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.views import WHOLE
 from dualpath.embedding import DualPath
+from dualpath.evaluation.protocols import instance_numbers
 from dualpath.models.dual_path import build_network, complete_recipe
 from dualpath.recipe import Recipe, read_recipe, write_recipe
 from dualpath.training.checkpoints import CheckpointError
+from dualpath.training.clusters import cluster_instances
+from dualpath.training.feature_cache import cached_features
 from dualpath.training.prepare import TrainingData, build_words, gather_data, set_word_vectors
 from dualpath.training.progress import Display
 from dualpath.training.trainer import LAST, Trainer
 
 WORK = "training"
-_SAME_DATA = "data.txt"
+_SAME_DATA, _CLASSES = "data.txt", "classes.npy"
 
 
 def train(
@@ -65,7 +70,8 @@ def train(
         model = _begun_model(folder, pictures, recipe)
     else:
         model = _new_model(recipe, pictures, folder, display)
-    model.metrics = Trainer(model, pictures, folder, cache, display).run()
+    class_of = _classes(model, pictures, folder, cache)
+    model.metrics = Trainer(model, pictures, class_of, folder, cache, display).run()
     model.network.eval()
     model.metrics["data"] = {
         "pictures": len(pictures.train),
@@ -134,6 +140,23 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     words.tokenizer.save(folder / "tokenizer.json")
     (folder / _SAME_DATA).write_text(data.fingerprint, encoding="ascii")
     return DualPath(network, words.tokenizer, recipe)
+
+
+def _classes(model: DualPath, data: TrainingData, folder: Path, cache: Path) -> torch.Tensor:
+    """Return the class of each training instance, (instances,) int64; kept for resuming."""
+    instance_ids, _ = instance_numbers(data.train)
+    clusters = model.recipe.classifier.clusters
+    if clusters is None:
+        return torch.arange(int(instance_ids.max()) + 1)
+    path = folder / _CLASSES
+    if not (folder / LAST).exists():
+        size = model.recipe.image_encoder.input_size
+        assert size is not None, "the recipe was completed before training"
+        encoder = model.network.image_encoder
+        seen = cached_features(encoder, data.train, data.hashes, [WHOLE], size, cache)
+        features = seen.features[0][seen.rows[0]]
+        np.save(path, cluster_instances(features, instance_ids, clusters, model.recipe.seed))
+    return torch.from_numpy(np.load(path))
 
 
 def _begun_model(folder: Path, data: TrainingData, recipe: Recipe) -> DualPath:

@@ -57,12 +57,19 @@ class Trainer:
     Args:
         model: the network with its tokenizer and (complete) recipe; trained in place.
         data: captioned pictures.
+        class_of: (instances,) int64, the class of each training instance.
         folder: for checkpoints and logs; a checkpoint found in it is continued.
         cache: folder for backbone features.
     """
 
     def __init__(
-        self, model: DualPath, data: TrainingData, folder: Path, cache: Path, display: Display
+        self,
+        model: DualPath,
+        data: TrainingData,
+        class_of: Tensor,
+        folder: Path,
+        cache: Path,
+        display: Display,
     ) -> None:
         self._model, self._data, self._folder = model, data, folder
         self._cache, self._display = cache, display
@@ -80,7 +87,9 @@ class Trainer:
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer)
         torch.manual_seed(self._recipe.seed)
-        classifier = InstanceClassifier(self._recipe.dim, self._train_table.instances)
+        classifier = InstanceClassifier(
+            self._recipe.dim, class_of, shared=self._recipe.classifier.shared
+        )
         self._network = self._accelerator.prepare_model(model.network)
         self._classifier = self._accelerator.prepare_model(classifier)
         self._progress = Progress()
