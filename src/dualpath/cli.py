@@ -91,6 +91,9 @@ def evaluate(
     bundle: Bundle,
     data: Data,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    protocol: Annotated[
+        str, typer.Option(help="all, flickr-1k, coco-1k, coco-5k or person (text to image).")
+    ] = "all",
     json_: Annotated[Path | None, typer.Option("--json", help="Write the metrics here.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture sheet (HTML) here.")] = None,
     skip_broken: SkipBroken = False,
@@ -107,6 +110,7 @@ def evaluate(
                 model,
                 data,
                 split=split,
+                protocol=protocol,
                 sheet=sheet,
                 skip_broken=skip_broken,
                 cache=cache,
@@ -256,6 +260,32 @@ def shapes(
                 out, scenes=scenes, captions=captions, size=size, seed=seed, advance=advance
             )
         _out.print(f"{scenes:,} scenes: {path}", markup=False)
+
+
+@prepare_app.command()
+def pedestrians(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    identities: Annotated[int, typer.Option(min=10, help="Number of people.")] = 600,
+    views: Annotated[int, typer.Option(min=4, max=20, help="Pictures of each.")] = 4,
+    captions: Annotated[int, typer.Option(min=2, max=10, help="Sentences a picture.")] = 2,
+    size: Annotated[int, typer.Option(min=32, help="Height of a picture, pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+) -> None:
+    """Write the synthetic pedestrians set: drawn people, several views each, described in words."""
+    with _errors_for_people():
+        from dualpath.sources.pedestrians import write_pedestrians
+
+        with _bar("drawing", identities * views) as advance:
+            path = write_pedestrians(
+                out,
+                identities=identities,
+                views=views,
+                captions=captions,
+                size=size,
+                seed=seed,
+                advance=advance,
+            )
+        _out.print(f"{identities:,} people, {identities * views:,} pictures: {path}", markup=False)
 
 
 def _load(bundle: str) -> "DualPath":

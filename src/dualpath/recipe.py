@@ -146,12 +146,17 @@ class ScheduleRecipe(_Strict):
 
 
 class StageRecipe(_Strict):
-    """One stage of training: what is frozen, which losses, which rates, which views."""
+    """One stage of training: what is frozen, which losses, which rates, which views.
+
+    ``captions_of``: whether a picture meets its own captions, or any of its instance (the
+    paper's way on CUHK-PEDES, where a caption may tell of another picture of the person).
+    """
 
     name: str
     epochs: Positive
     batch_size: Annotated[int, Field(ge=2)] = 32
     captions_per_picture: Positive = 1
+    captions_of: Literal["picture", "instance"] = "picture"
     backbone: Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"] = "trained"
     flip: bool = True
     crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0

@@ -6,6 +6,7 @@ from the history of a generator, so training can go on from any step of any epoc
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,23 @@ class CaptionTable:
         """Number of instances, the classes of the instance loss."""
         return int(self.instance_ids.max()) + 1
 
+    def captions_of(self, item: int) -> npt.NDArray[np.int64]:
+        """Return the rows of an item's captions."""
+        return np.arange(self.first[item], self.first[item + 1])
+
+    def captions_of_instance(self, item: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the captions of every item of the item's instance."""
+        begin, end = np.searchsorted(self._sorted_instances, self.instance_ids[item] + [0, 1])
+        return np.concatenate([self.captions_of(i) for i in self._by_instance[begin:end]])
+
+    @cached_property
+    def _by_instance(self) -> npt.NDArray[np.int64]:
+        return np.argsort(self.instance_ids, kind="stable")
+
+    @cached_property
+    def _sorted_instances(self) -> npt.NDArray[np.int64]:
+        return self.instance_ids[self._by_instance]
+
     @property
     def owners(self) -> npt.NDArray[np.int64]:
         """The item of each caption, (captions,) int64."""
@@ -84,6 +102,7 @@ class EpochPlan:
         table: the captions; each item needs at least one.
         batch_size: pictures in a batch; a last batch of one picture joins the batch before it.
         captions_per_picture: captions drawn for a picture, without repetition.
+        of_instance: draw them from the captions of the picture's whole instance.
         seed: (seed, stage, epoch).
         start: batches to leave out, those done before an interruption.
     """
@@ -95,10 +114,12 @@ class EpochPlan:
         batch_size: int,
         captions_per_picture: int,
         seed: tuple[int, int, int],
+        of_instance: bool = False,
         start: int = 0,
     ) -> None:
         self._table = table
         self._captions_per_picture = captions_per_picture
+        self._pool_of = table.captions_of_instance if of_instance else table.captions_of
         self._seed = seed
         self._start = start
         order = np.random.default_rng(seed).permutation(len(table.instance_ids))
@@ -120,9 +141,8 @@ class EpochPlan:
         generator = np.random.default_rng((*self._seed, number))
         captions: list[npt.NDArray[np.int64]] = []
         for picture in pictures:
-            first, end = self._table.first[picture], self._table.first[picture + 1]
-            count = min(self._captions_per_picture, int(end - first))
-            captions.append(first + generator.permutation(end - first)[:count])
+            pool = self._pool_of(int(picture))
+            captions.append(generator.permutation(pool)[: self._captions_per_picture])
         return BatchPlan(
             pictures=pictures,
             captions=np.concatenate(captions),

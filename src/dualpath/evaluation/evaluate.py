@@ -11,7 +11,7 @@ from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import Item, ManifestError, read_manifest
 from dualpath.data.pictures import broken_pictures_message
 from dualpath.embedding import Advance, DualPath, Vectors, unwatched
-from dualpath.evaluation.protocols import captioned, evaluate_all, instance_numbers
+from dualpath.evaluation.protocols import captioned, find_protocol, instance_numbers
 from dualpath.evaluation.report import Answer, write_sheet
 
 _SHEET_QUERIES = 20
@@ -32,6 +32,7 @@ def evaluate(
     data: str | Path,
     *,
     split: str = "test",
+    protocol: str = "all",
     sheet: Path | None = None,
     skip_broken: bool = False,
     cache: Path | None = None,
@@ -43,24 +44,27 @@ def evaluate(
         model: a trained model.
         data: a folder with a manifest; missing splits are drawn as the model's recipe says.
         split: ``train``, ``val``, ``test``, another name of the manifest, or ``all``.
+        protocol: a name of :data:`dualpath.evaluation.protocols.PROTOCOLS`.
         sheet: write captions with their found pictures here, as HTML.
         skip_broken: leave broken pictures out instead of stopping.
         cache: folder for embeddings (default: the user's).
         advance: called with the number of pictures and captions done since the last call.
 
     Returns:
-        what :func:`dualpath.evaluation.protocols.evaluate_all` gives, and ``split``.
+        what the protocol gives, and ``split``.
 
     Raises:
+        ProtocolError: there is no such protocol, or the split does not suit it.
         ManifestError: the manifest is bad, the split empty, or pictures are broken.
     """
+    measure = find_protocol(protocol)
     manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed).split(split)
     items = captioned(manifest.items, split)
     embedded = embed_items(
         model, items, cache or default_cache_folder(), skip_broken=skip_broken, advance=advance
     )
     of_images, of_texts = instance_numbers(embedded.items)
-    metrics = evaluate_all(embedded.image_vectors, embedded.text_vectors, of_images, of_texts)
+    metrics = measure(embedded.image_vectors, embedded.text_vectors, of_images, of_texts)
     if sheet is not None:
         write_sheet(sheet, f"{model.recipe.name} · split {split}", _sheet_rows(embedded))
     return {**metrics, "split": split}

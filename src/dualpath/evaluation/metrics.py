@@ -17,9 +17,12 @@ _CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """One direction of retrieval. Recalls and ``map`` in percent; ranks begin at 1.
+    """One direction of retrieval. Recalls, ``map`` and ``minp`` in percent; ranks begin at 1.
 
-    ``median_rank`` and ``mean_rank`` are of the first right item.
+    ``median_rank`` and ``mean_rank`` are of the first right item; the median is the smallest rank
+    within which more than half of the queries have it (authors' code). ``minp`` is the mean
+    inverse negative penalty: right items over the rank of the last of them (Ye et al., "Deep
+    Learning for Person Re-identification: A Survey and Outlook", section 4.2).
     """
 
     recall_at_1: float
@@ -28,6 +31,7 @@ class RetrievalMetrics:
     median_rank: float
     mean_rank: float
     map: float
+    minp: float
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ class Ranks:
 
     first: (queries,) int64, of the first right item, from 1.
     average_precision: (queries,) float64, in [0, 1].
+    inverse_penalty: (queries,) float64, right items over the rank of the last of them.
     """
 
     first: npt.NDArray[np.int64]
     average_precision: npt.NDArray[np.float64]
+    inverse_penalty: npt.NDArray[np.float64]
 
 
 def recall_at_k(first_ranks: npt.NDArray[np.int64], k: int) -> float:
@@ -57,9 +63,10 @@ def retrieval_metrics(ranks: Ranks) -> RetrievalMetrics:
         recall_at_1=recall_at_k(ranks.first, 1),
         recall_at_5=recall_at_k(ranks.first, 5),
         recall_at_10=recall_at_k(ranks.first, 10),
-        median_rank=float(np.median(ranks.first)),
+        median_rank=float(np.sort(ranks.first)[len(ranks.first) // 2]),
         mean_rank=float(np.mean(ranks.first)),
         map=float(100 * np.mean(ranks.average_precision)),
+        minp=float(100 * np.mean(ranks.inverse_penalty)),
     )
 
 
@@ -90,14 +97,15 @@ def rank_relevant(
     relevant, counts = _relevant_items(query_instances, gallery_instances)
     first = np.empty(len(queries), np.int64)
     average_precision = np.empty(len(queries), np.float64)
+    inverse_penalty = np.empty(len(queries), np.float64)
     rows = max(1, _CHUNK_SCORES // max(1, len(gallery)))
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
         scores = queries[chunk] @ gallery.T
-        first[chunk], average_precision[chunk] = _rank_chunk(
+        first[chunk], average_precision[chunk], inverse_penalty[chunk] = _rank_chunk(
             scores, relevant[chunk, : int(counts[chunk].max())], counts[chunk]
         )
-    return Ranks(first, average_precision)
+    return Ranks(first, average_precision, inverse_penalty)
 
 
 def _is_finite(vectors: Tensor) -> bool:
@@ -119,7 +127,7 @@ def _relevant_items(query_instances: Tensor, gallery_instances: Tensor) -> tuple
 
 def _rank_chunk(
     scores: Tensor, relevant: Tensor, counts: Tensor
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Rank right items among the wrong ones of each row: ranks are counted, nothing is sorted."""
     exists = torch.arange(relevant.shape[1]) < counts[:, None]
     right_scores = scores.gather(1, relevant).masked_fill(~exists, -torch.inf)
@@ -131,7 +139,12 @@ def _rank_chunk(
     )
     place = torch.arange(1, relevant.shape[1] + 1)
     precision = (place / (place + wrong_before).double()).masked_fill(~exists, 0.0)
-    return (wrong_before[:, 0] + 1).numpy(), (precision.sum(dim=1) / counts).numpy()
+    last = wrong_before.gather(1, counts[:, None] - 1).squeeze(1) + counts
+    return (
+        (wrong_before[:, 0] + 1).numpy(),
+        (precision.sum(dim=1) / counts).numpy(),
+        (counts.double() / last).numpy(),
+    )
 
 
 def as_dict(metrics: RetrievalMetrics) -> dict[str, Any]:

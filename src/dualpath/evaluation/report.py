@@ -21,12 +21,15 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     """Lay out what a protocol returned as a table."""
     title = (
         f"{metrics['images']:,} pictures, {metrics['captions']:,} captions · "
-        f"split {metrics.get('split', '?')} · rsum {metrics['rsum']:.1f}"
+        f"split {metrics.get('split', '?')} · protocol {metrics['protocol']}"
+        + (f" · rsum {metrics['rsum']:.1f}" if "rsum" in metrics else "")
     )
     table = Table(title=title)
-    for column in ("direction", "R@1", "R@5", "R@10", "median rank", "mean rank", "mAP"):
+    for column in ("direction", "R@1", "R@5", "R@10", "median rank", "mean rank", "mAP", "mINP"):
         table.add_column(column, justify="left" if column == "direction" else "right")
     for name, label in _DIRECTIONS.items():
+        if name not in metrics:
+            continue
         m = metrics[name]
         table.add_row(
             label,
@@ -34,6 +37,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             f"{m['median_rank']:g}",
             f"{m['mean_rank']:.1f}",
             f"{m['map']:.1f}",
+            f"{m['minp']:.1f}",
         )
     return table
 

@@ -202,6 +202,7 @@ class Trainer:
             self._train_table,
             batch_size=stage.batch_size,
             captions_per_picture=stage.captions_per_picture,
+            of_instance=stage.captions_of == "instance",
             seed=(self._recipe.seed, progress.stage, progress.epoch),
             start=progress.step,
         )
