@@ -145,7 +145,7 @@ def _run(
     setting: Setting, rate: float, seed: int, data: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train one setting once, or read what it gave before."""
-    place = f"{setting.group}-{setting.name}-{rate:g}-{seed}-{data.name}"
+    place = f"{setting.group}-{setting.name}-{EPOCHS}-{rate:g}-{seed}-{data.name}"
     place = "".join(c if c.isalnum() or c in ".-" else "_" for c in place)
     kept = options.out / f"{place}.json"
     if kept.exists():
@@ -242,9 +242,8 @@ def _table(
 ) -> Table:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    table = Table(
-        title=f"split val, {EPOCHS} epochs, {len(next(iter(results.values())))} seeds, commit {commit}"
-    )
+    seeds = len(next(iter(results.values())))
+    table = Table(title=f"split val, {EPOCHS} epochs, {seeds} seeds, commit {commit}")
     for column in ("", "setting", "lr", "i→t R@1", "t→i R@1", "rsum", "spread", "seconds"):
         table.add_column(column, justify="left" if column in ("", "setting") else "right")
     for setting in settings:

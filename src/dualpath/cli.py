@@ -4,13 +4,13 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from dualpath.console import bar, err_console, errors_for_people, out_console
+from dualpath.prepare_commands import prepare_app
 
 if TYPE_CHECKING:
     from dualpath.embedding import DualPath
@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 data_app = typer.Typer(no_args_is_help=True)
-prepare_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Look at a folder of captioned pictures.")
 app.add_typer(prepare_app, name="prepare", help="Write a folder of captioned pictures.")
-
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Bundle = Annotated[str, typer.Argument(help="Folder of a trained model, or its id on the hub.")]
 Data = Annotated[Path, typer.Option(help="Folder with a manifest.")]
@@ -31,26 +27,6 @@ Cache = Annotated[
     Path | None, typer.Option(help="Folder for what is kept between runs.", envvar="DUALPATH_CACHE")
 ]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken pictures out.")]
-
-
-@contextmanager
-def _errors_for_people(hint: str = "") -> Iterator[None]:
-    """Turn what a user can mend into clear lines and exit code 1, an interruption into 130."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        _err.print(f"interrupted{hint}", markup=False)
-        raise typer.Exit(130) from error
-    except (ValueError, OSError, RuntimeError) as error:
-        if type(error).__module__.partition(".")[0] != "dualpath" and not isinstance(
-            error, OSError
-        ):
-            raise
-        # What a decoding process raised arrives with its whole trace; the last line says it.
-        text = str(error)
-        text = text.strip().splitlines()[-1] if "Original Traceback" in text else text
-        _err.print(f"error: {text}", markup=False)
-        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -68,7 +44,7 @@ def train(
     cache: Cache = None,
 ) -> None:
     """Train a model on a folder of captioned pictures."""
-    with _errors_for_people("; go on with --resume"):
+    with errors_for_people("; go on with --resume"):
         from dualpath.evaluation.report import metrics_table
         from dualpath.recipe import read_recipe
         from dualpath.training.train import train as run
@@ -82,8 +58,8 @@ def train(
             cache=cache,
         )
         if model.metrics["validation"]:
-            _out.print(metrics_table(model.metrics["validation"]))
-        _out.print(f"bundle: {out}", markup=False)
+            out_console.print(metrics_table(model.metrics["validation"]))
+        out_console.print(f"bundle: {out}", markup=False)
 
 
 @app.command()
@@ -100,12 +76,12 @@ def evaluate(
     cache: Cache = None,
 ) -> None:
     """Measure retrieval in both directions."""
-    with _errors_for_people():
+    with errors_for_people():
         from dualpath.evaluation.evaluate import evaluate as run
         from dualpath.evaluation.report import metrics_table
 
         model = _load(bundle)
-        with _bar("embedding") as advance:
+        with bar("embedding") as advance:
             metrics = run(
                 model,
                 data,
@@ -117,7 +93,7 @@ def evaluate(
                 advance=advance,
             )
         metrics |= {"data": str(data), "seed": model.recipe.seed, **_provenance()}
-        _out.print(metrics_table(metrics))
+        out_console.print(metrics_table(metrics))
         if json_ is not None:
             json_.parent.mkdir(parents=True, exist_ok=True)
             json_.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -135,14 +111,14 @@ def embed(
     cache: Cache = None,
 ) -> None:
     """Write pictures or sentences as unit vectors to a Parquet file."""
-    with _errors_for_people():
+    with errors_for_people():
         from dualpath.data.cache import default_cache_folder
         from dualpath.data.manifest import ManifestError, read_manifest, read_pictures
         from dualpath.data.pictures import broken_pictures_message
 
         model = _load(bundle)
         columns: dict[str, list[str]]
-        with _bar("embedding") as advance:
+        with bar("embedding") as advance:
             if source.is_file() or captions:
                 columns = (
                     {"text": source.read_text("utf-8").splitlines()}
@@ -162,7 +138,7 @@ def embed(
                     raise ManifestError(broken_pictures_message(broken))
                 columns = {"file_name": [items[path].file_name for path in sound]}
         _write_vectors(out, columns, vectors)
-        _out.print(f"{len(vectors):,} vectors of {model.dim} numbers: {out}", markup=False)
+        out_console.print(f"{len(vectors):,} vectors of {model.dim} numbers: {out}", markup=False)
 
 
 @app.command()
@@ -176,15 +152,15 @@ def search(
     cache: Cache = None,
 ) -> None:
     """Find the pictures of a folder that fit a sentence."""
-    with _errors_for_people():
+    with errors_for_people():
         from dualpath.evaluation.report import Answer, write_sheet
         from dualpath.search import search_folder
 
         model = _load(bundle)
-        with _bar("embedding") as advance:
+        with bar("embedding") as advance:
             found = search_folder(model, folder, sentences, top=top, cache=cache, advance=advance)
         for problem in found.broken.values():
-            _err.print(f"left out: {problem}", markup=False)
+            err_console.print(f"left out: {problem}", markup=False)
         if sheet is not None:
             rows = zip(sentences, found.hits, strict=True)
             answers = [(q, [Answer(hit.path, hit.score) for hit in hits]) for q, hits in rows]
@@ -195,7 +171,7 @@ def search(
 @app.command()
 def info(bundle: Bundle) -> None:
     """Describe a trained model."""
-    with _errors_for_people():
+    with errors_for_people():
         from dualpath.evaluation.report import metrics_table
 
         model = _load(bundle)
@@ -218,9 +194,9 @@ def info(bundle: Bundle) -> None:
             "fingerprint": model.fingerprint,
         }
         for name, value in rows.items():
-            _out.print(f"{name:14} {value}", markup=False, highlight=False)
+            out_console.print(f"{name:14} {value}", markup=False, highlight=False)
         if model.metrics.get("validation"):
-            _out.print(metrics_table(model.metrics["validation"]))
+            out_console.print(metrics_table(model.metrics["validation"]))
 
 
 @data_app.command()
@@ -228,78 +204,25 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder with a manifest.")], cache: Cache = None
 ) -> None:
     """Check a manifest and its pictures: counts, warnings, errors (exit code 1)."""
-    with _errors_for_people():
+    with errors_for_people():
         from dualpath.data.check import check_folder
 
-        with _bar("checking pictures") as advance:
+        with bar("checking pictures") as advance:
             report = check_folder(folder, cache, advance)
         for line in report.counts:
-            _out.print(line, markup=False)
+            out_console.print(line, markup=False)
         for line in report.warnings:
-            _err.print(f"warning: {line}", markup=False)
+            err_console.print(f"warning: {line}", markup=False)
         for line in report.errors:
-            _err.print(f"error: {line}", markup=False)
+            err_console.print(f"error: {line}", markup=False)
         if report.errors:
             raise typer.Exit(1)
-
-
-@prepare_app.command()
-def shapes(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    scenes: Annotated[int, typer.Option(min=20, help="Number of pictures.")] = 3200,
-    captions: Annotated[int, typer.Option(min=1, max=10, help="Sentences a picture.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Side of a picture, pixels.")] = 96,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
-) -> None:
-    """Write the synthetic shapes set: coloured shapes, sizes, relations, counts."""
-    with _errors_for_people():
-        from dualpath.sources.shapes import write_shapes
-
-        with _bar("drawing", scenes) as advance:
-            path = write_shapes(
-                out, scenes=scenes, captions=captions, size=size, seed=seed, advance=advance
-            )
-        _out.print(f"{scenes:,} scenes: {path}", markup=False)
-
-
-@prepare_app.command()
-def pedestrians(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    identities: Annotated[int, typer.Option(min=10, help="Number of people.")] = 600,
-    views: Annotated[int, typer.Option(min=4, max=20, help="Pictures of each.")] = 4,
-    captions: Annotated[int, typer.Option(min=2, max=10, help="Sentences a picture.")] = 2,
-    size: Annotated[int, typer.Option(min=32, help="Height of a picture, pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
-) -> None:
-    """Write the synthetic pedestrians set: drawn people, several views each, described in words."""
-    with _errors_for_people():
-        from dualpath.sources.pedestrians import write_pedestrians
-
-        with _bar("drawing", identities * views) as advance:
-            path = write_pedestrians(
-                out,
-                identities=identities,
-                views=views,
-                captions=captions,
-                size=size,
-                seed=seed,
-                advance=advance,
-            )
-        _out.print(f"{identities:,} people, {identities * views:,} pictures: {path}", markup=False)
 
 
 def _load(bundle: str) -> "DualPath":
     from dualpath.embedding import DualPath
 
     return DualPath.from_pretrained(bundle)
-
-
-@contextmanager
-def _bar(title: str, total: int | None = None) -> Iterator[Any]:
-    from dualpath.training.progress import Display
-
-    with Display().work(title, total) as advance:
-        yield advance
 
 
 def _caption_columns(manifest: Any) -> dict[str, list[str]]:
@@ -325,9 +248,9 @@ def _print_hits(sentences: list[str], hits: "list[list[Hit]]", *, as_json: bool)
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     for query, row in zip(sentences, hits, strict=True):
-        _out.print(query, style="bold", markup=False, highlight=False)
+        out_console.print(query, style="bold", markup=False, highlight=False)
         for hit in row:
-            _out.print(f"  {hit.score:6.3f}  {hit.path}", markup=False, highlight=False)
+            out_console.print(f"  {hit.score:6.3f}  {hit.path}", markup=False, highlight=False)
 
 
 def _provenance() -> dict[str, str]:

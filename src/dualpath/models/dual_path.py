@@ -81,7 +81,14 @@ def build_network(
         grid=image.grid,
     )
     return DualPathNetwork(
-        ImageCNN(backbone, backbone_dim, recipe.dim, mean=image.mean, std=image.std),
+        ImageCNN(
+            backbone,
+            backbone_dim,
+            recipe.dim,
+            hidden=backbone_dim // image.grid**2,  # as wide as the backbone's last map
+            mean=image.mean,
+            std=image.std,
+        ),
         TextCNN(
             embedding_rows,
             embedding_dim=text.embedding_dim,

@@ -24,6 +24,7 @@ class ImageCNN(nn.Module):
     Args:
         backbone: a network with pooled features, (batch, 3, h, w) to (batch, backbone_dim).
         dim: width of the output.
+        hidden: width between the two layers of the head.
         mean, std: of RGB in [0, 1], what the backbone was trained with.
     """
 
@@ -36,6 +37,7 @@ class ImageCNN(nn.Module):
         backbone_dim: int,
         dim: int,
         *,
+        hidden: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
@@ -46,10 +48,10 @@ class ImageCNN(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
         self.head = nn.Sequential(
-            nn.Linear(backbone_dim, backbone_dim, bias=False),
-            batch_norm(backbone_dim),
+            nn.Linear(backbone_dim, hidden, bias=False),
+            batch_norm(hidden),
             nn.ReLU(),
-            nn.Linear(backbone_dim, dim, bias=False),
+            nn.Linear(hidden, dim, bias=False),
             batch_norm(dim),
         )
         self.head.apply(initialise_linear)

@@ -63,7 +63,7 @@ def _key(image_encoder: ImageCNN, size: int) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for tensor in (image_encoder.mean, image_encoder.std):
         digest.update(tensor.cpu().numpy().tobytes())
-    return f"{digest.hexdigest()}-{size}"
+    return f"{digest.hexdigest()}-{size}-{image_encoder.backbone_dim}"
 
 
 @torch.no_grad()

@@ -1,0 +1,133 @@
+"""Captioned pictures as people have them: a table, a text file a picture, or WebDataset shards."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
+import pyarrow.parquet as pq
+import webdataset as wds
+
+from dualpath.data.manifest import PICTURE_SUFFIXES
+from dualpath.sources.raw import RawFolder
+from dualpath.sources.rows import Row, SourceError
+
+_FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "filepath")
+_CAPTION_COLUMNS = ("captions", "caption", "text", "description", "sentence", "title")
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def read_folder(raw: RawFolder, unpacked: Path) -> list[Row]:
+    """Read whichever of the three forms a folder has; splits are left to the manifest's reader.
+
+    Args:
+        unpacked: where the pictures of shards are written.
+
+    Raises:
+        SourceError: it has none of them, more than one table, or one that cannot be read.
+    """
+    shards = sorted(raw.folder.rglob("*.tar"))
+    if shards:
+        return list(_read_shards(shards, unpacked))
+    tables = sorted(p for p in raw.folder.iterdir() if p.suffix.lower() in _TABLES)
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise SourceError(f"{raw.folder}: holds the tables {names}; keep one")
+    if tables:
+        return _read_table(tables[0], raw)
+    rows = list(_read_text_files(raw.folder))
+    if not rows:
+        raise SourceError(
+            f"{raw.folder}: neither a table ({', '.join(_TABLES)}) of pictures and captions, nor "
+            "pictures with a text file of the same name each, nor .tar shards"
+        )
+    return rows
+
+
+def _read_table(path: Path, raw: RawFolder) -> list[Row]:
+    try:
+        rows = _table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: cannot be read ({error})") from error
+    columns = list(rows[0]) if rows else []
+    file_column = _column(path, columns, _FILE_COLUMNS, "the picture's file")
+    caption_column = _column(path, columns, _CAPTION_COLUMNS, "the caption")
+    merged: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=2 if path.suffix.lower() in (".csv", ".tsv") else 1):
+        name, told = row.pop(file_column), row.pop(caption_column)
+        if not name:
+            raise SourceError(f"{path}:{number}: column '{file_column}' is empty")
+        captions = [told] if isinstance(told, str) else list(told or [])
+        kept = merged.setdefault(str(name), {"captions": [], **row})
+        kept["captions"] += [str(caption).strip() for caption in captions if str(caption).strip()]
+    return [_row(name, raw.picture(name), fields) for name, fields in merged.items()]
+
+
+def _table(path: Path) -> pa.Table:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return pq.read_table(path)
+    if suffix == ".jsonl":
+        return pa_json.read_json(path)
+    options = pa_csv.ParseOptions(
+        delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
+    )
+    return pa_csv.read_csv(path, parse_options=options)
+
+
+def _column(path: Path, columns: Sequence[str], known: Sequence[str], what: str) -> str:
+    for name in known:
+        for column in columns:
+            if column.lower() == name:
+                return column
+    raise SourceError(
+        f"{path}: no column for {what}; name it '{known[0]}' (there are: {', '.join(columns)})"
+    )
+
+
+def _row(name: str, path: Path, fields: dict[str, Any]) -> Row:
+    kept = {key: value for key, value in fields.items() if value is not None}
+    captions = tuple(kept.pop("captions"))
+    instance = kept.pop("instance", None)
+    return Row(
+        name,
+        path,
+        captions,
+        split=kept.pop("split", None),
+        instance=None if instance is None else str(instance),
+        metadata=kept,
+    )
+
+
+def _read_text_files(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.rglob("*")):
+        told = path.with_suffix(".txt")
+        if path.suffix.lower() in PICTURE_SUFFIXES and told.is_file():
+            captions = tuple(filter(None, map(str.strip, told.read_text("utf-8").splitlines())))
+            yield Row(path.relative_to(folder).as_posix(), path, captions, split=None)
+
+
+def _read_shards(shards: Sequence[Path], unpacked: Path) -> Iterator[Row]:
+    """Unpack the pictures of shards; captions stand in ``.txt``, or in ``.json`` with the rest."""
+    urls = [str(shard) for shard in shards]
+    for sample in wds.WebDataset(urls, shardshuffle=False, empty_check=False):
+        suffix = next((s for s in sample if f".{s}" in PICTURE_SUFFIXES), None)
+        if suffix is None:
+            continue
+        shard = Path(sample["__url__"]).stem
+        name = f"{shard}/{sample['__key__'].replace('/', '_')}.{suffix}"
+        fields = dict(json.loads(sample["json"])) if "json" in sample else {}
+        text = sample["txt"].decode("utf-8").splitlines() if "txt" in sample else []
+        told = fields.pop("captions", None) or fields.pop("caption", None) or text
+        captions = [told] if isinstance(told, str) else list(told)
+        path = unpacked / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            unfinished = path.with_suffix(".partial")
+            unfinished.write_bytes(sample[suffix])
+            unfinished.replace(path)
+        fields = {**fields, "captions": [c.strip() for c in captions if c.strip()]}
+        yield _row(name, path, {k: v for k, v in fields.items() if k != "file_name"})

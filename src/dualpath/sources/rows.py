@@ -1,0 +1,153 @@
+"""What every source gives: rows of a manifest with the pictures they need, and their counts."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dualpath.data.manifest import write_manifest
+from dualpath.data.pictures import PictureError, open_picture
+
+Counts = dict[str, int]
+
+
+class SourceError(ValueError):
+    """Files of a data set that are missing or not as published; the message names them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture of a data set. ``name`` is its place below the output folder where it is written.
+
+    ``instance`` none: the picture is its own. ``split`` none: drawn when the manifest is read.
+    """
+
+    name: str
+    path: Path
+    captions: tuple[str, ...]
+    split: str | None
+    instance: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the manifest, pictures a split, and what a person should know."""
+
+    manifest: Path
+    pictures: Counts
+    warnings: list[str]
+
+
+def write_rows(
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    published: Counts | None = None,
+    resize: int | None = None,
+    square: bool = False,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Written:
+    """Write a manifest of rows whose pictures exist, with the pictures in place or resized.
+
+    Args:
+        rows: what a source read.
+        out: folder to write; pictures in place are named by the way to them from here.
+        published: pictures a split as published; what differs is a warning.
+        resize: write copies whose shorter side has so many pixels; copies that are there already
+            are left, so an interrupted call continues.
+        square: copies are squashed to the square (the paper's way with CUHK-PEDES).
+        workers: processes that resize.
+        advance: called with the number of pictures done since the last call.
+
+    Raises:
+        SourceError: no picture exists, or one cannot be decoded.
+    """
+    present = [row for row in rows if row.path.is_file()]
+    missing = [row.path for row in rows if not row.path.is_file()]
+    if not present:
+        raise SourceError(
+            f"none of the {len(rows):,} pictures is there (the first: {missing[0]}); unpack the "
+            "pictures, or point --images at them"
+            if missing
+            else "the annotations name no picture"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if resize is None:
+        names = [Path(os.path.relpath(row.path, out)).as_posix() for row in present]
+    else:
+        names = [f"images/{Path(row.name).with_suffix('.jpg').as_posix()}" for row in present]
+        _resize_all([row.path for row in present], names, out, resize, square, workers, advance)
+    manifest = write_manifest(
+        out,
+        (
+            {
+                "file_name": name,
+                "captions": list(row.captions),
+                **({"split": row.split} if row.split is not None else {}),
+                **({"instance": row.instance} if row.instance is not None else {}),
+                **row.metadata,
+            }
+            for name, row in zip(names, present, strict=True)
+        ),
+    )
+    counts: Counts = dict(Counter(row.split or "to be drawn" for row in present))
+    return Written(manifest, counts, _warnings(missing, counts, published or {}))
+
+
+def _warnings(missing: Sequence[Path], counts: Counts, published: Counts) -> list[str]:
+    warnings = []
+    if missing:
+        shown = ", ".join(path.name for path in missing[:5])
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        warnings.append(f"{len(missing):,} pictures are missing and left out: {shown}{more}")
+    for split, number in published.items():
+        if counts.get(split, 0) != number:
+            warnings.append(
+                f"split {split} has {counts.get(split, 0):,} pictures, published are {number:,}"
+            )
+    return warnings
+
+
+def _resize_all(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    out: Path,
+    side: int,
+    square: bool,
+    workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    for folder in {(out / name).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
+    wanted = [out / name for name in names]
+    resize = partial(resize_picture, side=side, square=square)
+    with ProcessPoolExecutor(workers) as pool:
+        for _ in pool.map(resize, paths, wanted, chunksize=16):
+            advance(1)
+
+
+def resize_picture(path: Path, target: Path, *, side: int, square: bool) -> None:
+    """Write a copy of a picture with its shorter side, or both if ``square``, of ``side`` pixels.
+
+    Raises:
+        SourceError: it is no sound picture.
+    """
+    if target.exists():
+        return
+    try:
+        picture = open_picture(path)
+    except PictureError as error:
+        raise SourceError(str(error)) from error
+    factor = side / min(picture.size)
+    width, height = (side if square else round(factor * length) for length in picture.size)
+    unfinished = target.with_suffix(".partial")
+    picture.resize((width, height), Image.Resampling.BICUBIC).save(unfinished, "JPEG", quality=95)
+    unfinished.replace(target)
