@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 ParameterGroup = Literal[
-    "image_backbone", "image_head", "word_embedding", "text_trunk", "classifier"
+    "image_backbone", "image_head", "word_embedding", "text_trunk", "norm_scale", "classifier"
 ]
 
 
@@ -108,11 +108,17 @@ class ClassifierRecipe(_Strict):
 
 
 class RankingLossRecipe(_Strict):
-    """Ranking loss (paper, eq. 6)."""
+    """Ranking loss (paper, eq. 6).
+
+    ``negatives``: one at random, the hardest or all of the batch; or ``mined``: the hardest of
+    ``candidates`` training captions drawn afresh for each batch, and a picture at random (the
+    authors' code for Flickr30k and MSCOCO).
+    """
 
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     margin: Annotated[float, Field(gt=0.0)] = 1.0
-    negatives: Literal["random", "hardest", "all"] = "random"
+    negatives: Literal["random", "hardest", "all", "mined"] = "random"
+    candidates: Positive = 256
 
 
 class ContrastiveLossRecipe(_Strict):
@@ -174,6 +180,14 @@ class StageRecipe(_Strict):
         return self
 
 
+class ExpectedRecipe(_Strict):
+    """What the data of a published training gave: words of the vocabulary, pictures, instances."""
+
+    words: Positive
+    pictures: Positive
+    instances: Positive
+
+
 class Recipe(_Strict):
     """A whole training. ``dim`` is the width of the shared space.
 
@@ -184,6 +198,7 @@ class Recipe(_Strict):
     name: str
     seed: int = 0
     split: SplitRecipe = SplitRecipe()
+    expected: ExpectedRecipe | None = None
     dim: Positive = 2048
     relu: bool = False
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()

@@ -61,6 +61,27 @@ def ranking_loss(
     return costs.mean()
 
 
+def mined_ranking_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    mined_features: Tensor,
+    owners: Tensor,
+    instance_ids: Tensor,
+    *,
+    margin: float = 1.0,
+) -> Tensor:
+    """:func:`ranking_loss` with a mined caption for each picture; the other picture is random.
+
+    Args:
+        mined_features: (n, dim), of a caption of another instance for each picture.
+    """
+    seen = _compare(image_features, text_features, owners, instance_ids)
+    hard = (F.normalize(image_features) * F.normalize(mined_features)).sum(dim=1)
+    caption_costs = F.relu(margin - seen.positive + hard[owners])
+    picture_costs = F.relu(margin - seen.positive[:, None] + seen.pictures)
+    return (caption_costs + _choose(picture_costs, seen.other_pictures, "random")).mean()
+
+
 def contrastive_loss(
     image_features: Tensor,
     text_features: Tensor,

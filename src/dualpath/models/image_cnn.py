@@ -6,6 +6,7 @@ from typing import Literal
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models.vgg import VGG
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -153,6 +154,9 @@ def create_backbone(
             absent = timm.models.load_checkpoint(backbone, str(weights), strict=False).missing_keys
             if absent:
                 raise ValueError(f"{len(absent)} tensors missing, the first {absent[0]}")  # noqa: TRY301
+        if isinstance(backbone, VGG):
+            # The paper's feature is fc7 before its ReLU.
+            backbone.pre_logits.act2 = nn.Identity()
     except Exception as error:  # timm and the hub raise whatever their layers below raise
         reason = " ".join(str(error).split())[:200]
         if weights is not None:

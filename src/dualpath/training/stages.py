@@ -1,13 +1,13 @@
 """What a stage of a recipe means: frozen parts, parameter groups, learning rates, losses."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dualpath.losses.instance import InstanceClassifier
-from dualpath.losses.ranking import contrastive_loss, ranking_loss
+from dualpath.losses.ranking import contrastive_loss, mined_ranking_loss, ranking_loss
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.models.text_cnn import TextCNN
 from dualpath.recipe import (
@@ -19,18 +19,32 @@ from dualpath.recipe import (
 )
 
 
+class Mined(NamedTuple):
+    """Hard captions: (n, dim) features, one for each picture, and their instances, (n,) int64."""
+
+    features: Tensor
+    instance_ids: Tensor
+
+
 def parameter_groups(
     network: DualPathNetwork, classifier: InstanceClassifier
 ) -> dict[ParameterGroup, list[nn.Parameter]]:
     """Return every parameter under the name by which recipes set its rate."""
     image, text = network.image_encoder, network.text_encoder
     embedding = [*text.embedding.parameters(), text.embedding_bias]
-    named = {id(parameter) for parameter in embedding}
+    scales = [
+        layer.weight
+        for part in (image.head, text)
+        for layer in part.modules()
+        if isinstance(layer, nn.BatchNorm1d)
+    ]
+    named = {id(parameter) for parameter in (*embedding, *scales)}
     return {
         "image_backbone": list(image.backbone.parameters()),
-        "image_head": list(image.head.parameters()),
+        "image_head": [p for p in image.head.parameters() if id(p) not in named],
         "word_embedding": embedding,
         "text_trunk": [p for p in text.parameters() if id(p) not in named],
+        "norm_scale": scales,
         "classifier": list(classifier.parameters()),
     }
 
@@ -109,27 +123,40 @@ def stage_losses(
     text_features: Tensor,
     owners: Tensor,
     instance_ids: Tensor,
+    mined: Mined | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted losses of a stage by name; their sum is what is minimised.
 
     Args:
         image_features: (n, dim). text_features: (m, dim).
         owners: (m,) int64, the picture of each caption. instance_ids: (n,) int64.
+        mined: a hard caption for each picture, where the stage mines them; they count in the
+            instance loss as captions of their own instances do (authors' code).
     """
     losses: dict[str, Tensor] = {}
+    text_ids = instance_ids[owners]
     if stage.instance:
         recipe = stage.instance
         image_loss, text_loss = classifier(
             image_features,
-            text_features,
+            text_features if mined is None else torch.cat([text_features, mined.features]),
             instance_ids,
-            instance_ids[owners],
+            text_ids if mined is None else torch.cat([text_ids, mined.instance_ids]),
             scale=recipe.scale,
             dropout=recipe.dropout,
         )
         losses["instance_image"] = recipe.image_weight * image_loss
         losses["instance_text"] = recipe.text_weight * text_loss
-    if stage.ranking:
+    if stage.ranking and mined is not None:
+        losses["ranking"] = stage.ranking.weight * mined_ranking_loss(
+            image_features,
+            text_features,
+            mined.features,
+            owners,
+            instance_ids,
+            margin=stage.ranking.margin,
+        )
+    elif stage.ranking and stage.ranking.negatives != "mined":
         losses["ranking"] = stage.ranking.weight * ranking_loss(
             image_features,
             text_features,

@@ -32,9 +32,11 @@ from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from dualpath.training.feature_cache import cached_features
 from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
+from dualpath.training.mining import mine_captions
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
 from dualpath.training.stages import (
+    Mined,
     augment_words,
     build_optimizer,
     parameter_groups,
@@ -215,13 +217,30 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         text_encoder = self._plain_network.text_encoder
         token_ids = augment_words(text_encoder, batch.token_ids, recipe.text_encoder)
+        mined_ids = None
+        if stage.ranking and stage.ranking.negatives == "mined":
+            mined_tokens, mined_ids = mine_captions(
+                self._plain_network,
+                batch,
+                self._train_table,
+                recipe.text_encoder,
+                stage.ranking.candidates,
+            )
+            token_ids = _stacked(token_ids, mined_tokens)
         with self._accelerator.autocast():
             image_features, text_features = self._network(batch.pictures, token_ids)
         image_features, text_features = image_features.float(), text_features.float()
         if recipe.relu:
             image_features, text_features = F.relu(image_features), F.relu(text_features)
+        captions = len(batch.owners)
         losses = stage_losses(
-            stage, self._classifier, image_features, text_features, batch.owners, batch.instance_ids
+            stage,
+            self._classifier,
+            image_features,
+            text_features[:captions],
+            batch.owners,
+            batch.instance_ids,
+            None if mined_ids is None else Mined(text_features[captions:], mined_ids),
         )
         loss = torch.stack(list(losses.values())).sum()
         values = {name: float(value.detach()) for name, value in losses.items()}
@@ -317,6 +336,12 @@ class Trainer:
         self._load_weights(state)
         optimizer: dict[str, Any] | None = state.get("optimizer")
         return optimizer
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Stack placed sentences, (m, positions) and (n, positions), padded to the same length."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in (first, second)])
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

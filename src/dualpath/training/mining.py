@@ -1,0 +1,54 @@
+"""Mining hard captions (authors' code, "shift_hard"; paper, section 4.3).
+
+For each batch some hundred captions of other instances are drawn from the training set and embedded
+by the network as it is; each picture takes the one that is most like it. A caption stays where it
+was placed when it was chosen.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dualpath.data.pairs import Batch, CaptionTable
+from dualpath.models.dual_path import DualPathNetwork
+from dualpath.recipe import TextEncoderRecipe
+from dualpath.training.stages import augment_words
+
+
+@torch.no_grad()
+def mine_captions(
+    network: DualPathNetwork,
+    batch: Batch,
+    table: CaptionTable,
+    recipe: TextEncoderRecipe,
+    candidates: int,
+) -> tuple[Tensor, Tensor]:
+    """Return a hard caption for each picture, placed, and its instance.
+
+    Draws from torch's own generator, which the trainer seeds for each step.
+
+    Args:
+        batch: n pictures; candidates are of none of their instances.
+        candidates: captions to choose from.
+
+    Returns:
+        (n, positions) int64 token ids, and (n,) int64 instances.
+
+    Raises:
+        ValueError: every instance is in the batch.
+    """
+    device = batch.token_ids.device
+    of_captions = torch.from_numpy(table.instance_ids[table.owners]).to(device)
+    allowed = (~torch.isin(of_captions, batch.instance_ids)).nonzero().squeeze(1)
+    if not len(allowed):
+        raise ValueError("there are no captions to mine: every instance is in the batch")
+    drawn = allowed[torch.randperm(len(allowed), device=device)[:candidates]]
+    token_ids = torch.from_numpy(table.token_ids[drawn.cpu().numpy()]).to(device)
+    longest = max(1, int((token_ids != 0).sum(dim=1).max()))
+    placed = augment_words(network.text_encoder, token_ids[:, :longest], recipe)
+    was_training = network.training
+    network.eval()
+    image_features, text_features = network(batch.pictures, placed)
+    network.train(was_training)
+    hardest = (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)
+    return placed[hardest], of_captions[drawn[hardest]]
