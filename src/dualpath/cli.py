@@ -32,8 +32,8 @@ SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave broken pi
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe (YAML).")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with a manifest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the bundle to.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, as stages.0.epochs=3.")
     ] = None,
@@ -41,9 +41,20 @@ def train(
         bool, typer.Option("--resume", help="Go on with the training in OUT.")
     ] = False,
     skip_broken: SkipBroken = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Build it all without data; print groups, rates and memory."
+        ),
+    ] = False,
     cache: Cache = None,
 ) -> None:
     """Train a model on a folder of captioned pictures."""
+    if dry_run:
+        _dry_run(recipe, set_)
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("a training needs --data and --out")
     with errors_for_people("; go on with --resume"):
         from dualpath.evaluation.report import metrics_table
         from dualpath.recipe import read_recipe
@@ -217,6 +228,26 @@ def check(
             err_console.print(f"error: {line}", markup=False)
         if report.errors:
             raise typer.Exit(1)
+
+
+def _dry_run(recipe: Path, overrides: list[str] | None) -> None:
+    with errors_for_people():
+        from rich.table import Table
+
+        from dualpath.recipe import read_recipe
+        from dualpath.training.dry_run import dry_run
+
+        for stage in dry_run(read_recipe(recipe, overrides)):
+            table = Table(title=f"{stage.name}: {stage.memory / 2**30:.2f} GiB")
+            for column in ("group", "parameters", "learning rate", "weight decay"):
+                table.add_column(column, justify="left" if column == "group" else "right")
+            for group in stage.groups:
+                rate = f"{group.lr:g}" if group.lr else "frozen"
+                table.add_row(group.name, f"{group.parameters:,}", rate, f"{group.weight_decay:g}")
+            out_console.print(table)
+            parts = ("weights", "gradients", "optimiser", "activations")
+            sizes = ", ".join(f"{part} {getattr(stage, part) / 2**30:.2f}" for part in parts)
+            out_console.print(f"GiB: {sizes}", highlight=False)
 
 
 def _load(bundle: str) -> "DualPath":

@@ -190,15 +190,19 @@ class DualPath:
         assert image.input_size is not None, "a trained model's recipe names its input size"
         views = [WHOLE, View(flipped=True)] if image.flip_average else [WHOLE]
         sources = [Path(p) if isinstance(p, str) else p for p in pictures]
+        slides = image.test_size is not None
         loader = DataLoader(
-            RenderedPictures(sources, views, image.input_size),
-            batch_size=batch_size,
+            RenderedPictures(
+                sources, views, image.test_size or image.input_size, keep_aspect=slides
+            ),
+            batch_size=1 if slides else batch_size,  # pictures of different shapes
             num_workers=workers if len(sources) > batch_size else 0,
         )
+        embed = self.network.embed_sliding if slides else self.network.embed_pictures
         with _evaluating(self.network):
             for batch in loader:  # (batch, views, 3, size, size)
                 seen = batch.to(self.device).unbind(1)
-                yield self.network.embed_pictures(*seen).float().cpu().numpy()
+                yield embed(*seen).float().cpu().numpy()
                 advance(len(batch))
 
 

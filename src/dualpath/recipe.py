@@ -74,6 +74,8 @@ class ImageEncoderRecipe(_Strict):
     backbone's own preprocessing when training starts, so that a bundle always carries them.
     ``grid``: the backbone's last map is averaged over so many cells a side, and the head sees all
     of them; 1 is the paper's global pooling, 2 also tells left from right and above from below.
+    ``test_size``: at test the picture keeps its aspect, its shorter side has so many pixels, and
+    the network slides over it (the paper's 256); none squashes it to ``input_size``.
     """
 
     backbone: str = "resnet50"
@@ -81,9 +83,16 @@ class ImageEncoderRecipe(_Strict):
     weights: Path | None = None
     input_size: Positive | None = None
     grid: Positive = 1
+    test_size: Positive | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     flip_average: bool = True
+
+    @model_validator(mode="after")
+    def _slides_over_one_cell(self) -> "ImageEncoderRecipe":
+        if self.test_size is not None and self.grid > 1:
+            raise ValueError("test_size slides over the picture; that leaves no grid, set grid: 1")
+        return self
 
 
 class InstanceLossRecipe(_Strict):
@@ -214,6 +223,8 @@ class Recipe(_Strict):
 def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe from YAML and apply ``key.path=value`` overrides, in order.
 
+    A file of the keys ``base`` and ``set`` is a variant: another recipe beside it with overrides.
+
     Raises:
         RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
     """
@@ -225,6 +236,9 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a YAML mapping of keys to values")
+    base, changes = tree.pop("base", None), tree.pop("set", [])
+    if base is not None:
+        return read_recipe(path.parent / str(base), [*changes, *(overrides or [])])
     for override in overrides or []:
         _apply_override(tree, override)
     try:

@@ -15,7 +15,7 @@ def small_encoder(name="test_efficientnet"):
     torch.manual_seed(0)
     backbone, dim = create_backbone(name)
     _, mean, std = backbone_preprocessing(name)
-    return ImageCNN(backbone, dim, 32, mean=mean, std=std)
+    return ImageCNN(backbone, dim, 32, window=1, hidden=dim, mean=mean, std=std)
 
 
 @pytest.mark.parametrize(

@@ -67,15 +67,34 @@ def random_crop(width: int, height: int, seed: int) -> tuple[float, float, float
     return left, top, left + crop_width, top + crop_height
 
 
+def render_keeping_aspect(picture: Image.Image, view: View, shorter_side: int) -> torch.Tensor:
+    """Render the whole picture as uint8 RGB, (3, h, w), its shorter side of so many pixels."""
+    factor = shorter_side / min(picture.size)
+    width, height = (round(factor * length) for length in picture.size)
+    pixels = torch.from_numpy(
+        np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+    ).permute(2, 0, 1)
+    return pixels.flip(2) if view.flipped else pixels.contiguous()
+
+
 class RenderedPictures(Dataset[torch.Tensor]):
-    """Pictures in given views, decoded when asked for: each (views, 3, size, size) uint8."""
+    """Pictures in given views, decoded when asked for: each (views, 3, size, size) uint8.
+
+    With ``keep_aspect`` the shorter side has ``size`` pixels, and only the whole can be seen.
+    """
 
     def __init__(
-        self, pictures: Sequence[Path | Image.Image], views: Sequence[View], size: int
+        self,
+        pictures: Sequence[Path | Image.Image],
+        views: Sequence[View],
+        size: int,
+        *,
+        keep_aspect: bool = False,
     ) -> None:
         self._pictures = pictures
         self._views = views
         self._size = size
+        self._render = render_keeping_aspect if keep_aspect else render
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -83,4 +102,4 @@ class RenderedPictures(Dataset[torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor:
         source = self._pictures[index]
         picture = source.convert("RGB") if isinstance(source, Image.Image) else open_picture(source)
-        return torch.stack([render(picture, view, self._size) for view in self._views])
+        return torch.stack([self._render(picture, view, self._size) for view in self._views])

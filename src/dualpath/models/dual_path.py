@@ -8,6 +8,8 @@ from dualpath.models.image_cnn import ImageCNN, backbone_preprocessing, create_b
 from dualpath.models.text_cnn import TextCNN
 from dualpath.recipe import Recipe
 
+_STRIDE = 32  # of the last map, in every ImageNet CNN of the paper
+
 
 class DualPathNetwork(nn.Module):
     """Both encoders; ``dim`` numbers out of each."""
@@ -29,6 +31,12 @@ class DualPathNetwork(nn.Module):
         picture and its mirror image (section 5.1).
         """
         return F.normalize(torch.stack([self.image_encoder(view) for view in views]).sum(0))
+
+    @torch.no_grad()
+    def embed_sliding(self, *views: Tensor) -> Tensor:
+        """Embed larger pictures as unit vectors, (n, dim), the network sliding over each view."""
+        slid = [self.image_encoder.sliding_forward(view) for view in views]
+        return F.normalize(torch.stack(slid).sum(0))
 
     @torch.no_grad()
     def embed_sentences(self, token_ids: Tensor, *, average: bool = True) -> Tensor:
@@ -72,6 +80,7 @@ def build_network(
     """
     recipe = complete_recipe(recipe)
     image, text = recipe.image_encoder, recipe.text_encoder
+    assert image.input_size is not None
     assert image.mean is not None
     assert image.std is not None
     backbone, backbone_dim = create_backbone(
@@ -85,6 +94,7 @@ def build_network(
             backbone,
             backbone_dim,
             recipe.dim,
+            window=-(-image.input_size // _STRIDE),
             hidden=backbone_dim // image.grid**2,  # as wide as the backbone's last map
             mean=image.mean,
             std=image.std,

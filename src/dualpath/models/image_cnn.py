@@ -1,10 +1,11 @@
 """The image CNN: any timm backbone, and the head of the paper (section 3.1)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from timm.models.vgg import VGG
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class ImageCNN(nn.Module):
     Args:
         backbone: a network with pooled features, (batch, 3, h, w) to (batch, backbone_dim).
         dim: width of the output.
+        window: side of the last map at the input size, what its pooling covers when it slides.
         hidden: width between the two layers of the head.
         mean, std: of RGB in [0, 1], what the backbone was trained with.
     """
@@ -38,6 +40,7 @@ class ImageCNN(nn.Module):
         backbone_dim: int,
         dim: int,
         *,
+        window: int,
         hidden: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
@@ -46,6 +49,7 @@ class ImageCNN(nn.Module):
         # On a CPU, convolutions are about twice as fast over channels-last memory.
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.backbone_dim = backbone_dim
+        self.window = window
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
         self.head = nn.Sequential(
@@ -75,12 +79,35 @@ class ImageCNN(nn.Module):
         Args:
             pixels: (batch, 3, h, w) uint8, RGB.
         """
-        normalised = (pixels.float() - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._is_trained):
-            features: Tensor = self.backbone(
-                normalised.contiguous(memory_format=torch.channels_last)
-            )
+            features: Tensor = self.backbone(self._normalised(pixels))
         return features
+
+    def sliding_forward(self, pixels: Tensor) -> Tensor:
+        """Embed pixels larger than the backbone's input, sliding over them (paper, section 5.1).
+
+        The head sees what the backbone's pooling gives at every position; the features before the
+        last ReLU are added.
+
+        Args:
+            pixels: (batch, 3, h, w) uint8, each side at least ``window`` positions of the map.
+
+        Returns:
+            (batch, dim).
+        """
+        backbone: Any = self.backbone
+        maps = backbone.forward_features(self._normalised(pixels))
+        if isinstance(backbone, VGG):
+            maps = backbone.pre_logits(maps)
+        else:
+            maps = F.avg_pool2d(maps, self.window, stride=1)
+        at_positions = maps.flatten(2).transpose(1, 2)  # (batch, positions, backbone_dim)
+        embedded: Tensor = self.head(at_positions.flatten(0, 1))
+        return embedded.view(*at_positions.shape[:2], -1).sum(dim=1)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        normalised = (pixels.float() - self.mean) / self.std
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     def set_backbone(self, mode: BackboneMode) -> None:
         """Train the backbone or freeze it, and choose what its batch normalisation uses.

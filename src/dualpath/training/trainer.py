@@ -275,7 +275,8 @@ class Trainer:
             return pixels, None
         random = stage.crops == "random"
         train_views = [] if random else fixed_views(flip=stage.flip, crops=int(stage.crops))
-        val_views = fixed_views(flip=image.flip_average, crops=0)
+        slides = image.test_size is not None  # and sees more than the kept features
+        val_views = [] if slides else fixed_views(flip=image.flip_average, crops=0)
         total = len(self._data.train) * len(train_views) + len(self._data.val) * len(val_views)
         with self._display.work("backbone features", total) as advance:
 
@@ -293,10 +294,11 @@ class Trainer:
 
             val = features(self._data.val, val_views)
             train = features(self._data.train, train_views) if train_views else pixels
-        return train, [
+        val_features = [
             torch.from_numpy(vectors[rows])
             for vectors, rows in zip(val.features, val.rows, strict=True)
         ]
+        return train, val_features or None
 
     def _validate(self, stage: StageRecipe, val_features: list[Tensor] | None) -> None:
         """Measure retrieval on the validation split and keep the weights if they are the best."""
