@@ -75,7 +75,7 @@ def write_rows(
     if not present:
         raise SourceError(
             f"none of the {len(rows):,} pictures is there (the first: {missing[0]}); unpack the "
-            "pictures, or point --images at them"
+            "pictures into the folder, or link them there"
             if missing
             else "the annotations name no picture"
         )
