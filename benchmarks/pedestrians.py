@@ -6,8 +6,9 @@
 
 Systems of the same network and about the same time: the recipe as it is; the same stages with the
 ranking loss alone in both, against the hardest of the batch and against one at random; and the
-ranking loss alone with the whole network trained from the start. Each gets the best of its learning rates by split val, and is then measured on
-split test by the protocol "person", over seeds. Finished runs are kept in --out.
+ranking loss alone with the whole network trained from the start. Each gets the best of its rates
+by split val, and is then measured on split test by the protocol "person", over seeds. Finished
+runs are kept in --out.
 """
 
 import argparse

@@ -22,7 +22,7 @@ def make_zip():
 @pytest.fixture
 def server():
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             content, log = self.server.content, self.server.ranges
             given = self.headers.get("Range")
             log.append(given)
