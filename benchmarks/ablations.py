@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=None)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--seeds", type=int, default=3, help="of each row, 2 or more")
+    parser.add_argument("--seeds", type=int, default=3, help="of each row")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -258,7 +258,7 @@ def _table(
                 for way in ("image_to_text", "text_to_image")
             ),
             f"{statistics.mean(rsums):.1f}",
-            f"{statistics.stdev(rsums):.1f}",
+            f"{statistics.stdev(rsums):.1f}" if len(rsums) > 1 else "",
             f"{statistics.median(run['seconds'] for run in runs):.0f}",
         )
     return table

@@ -109,12 +109,12 @@ def main() -> None:
         mean = {
             name: statistics.mean(run["test"][name] for run in runs) for name in runs[0]["test"]
         }
-        spread = statistics.stdev(run["test"]["recall_at_1"] for run in runs) if runs[1:] else 0
+        recalls = [run["test"]["recall_at_1"] for run in runs]
         table.add_row(
             system,
             f"x {rate:g}",
             f"{mean['recall_at_1']:.1f}",
-            f"{spread:.1f}",
+            f"{statistics.stdev(recalls):.1f}" if len(recalls) > 1 else "",
             *(f"{mean[name]:.1f}" for name in ("recall_at_5", "recall_at_10", "map", "minp")),
             f"{statistics.median(run['seconds'] for run in runs):.0f}",
         )

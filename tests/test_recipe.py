@@ -43,7 +43,7 @@ def test_overrides_reach_into_lists_and_make_what_is_missing(recipe_file):
         ("split.train=0.9", "split: .*must sum to 1"),
         ("text_encoder.vocabulary=paper", "set word_vectors"),
         ("stages.0.instance=null", "needs at least one of instance, ranking, contrastive"),
-        ("stages.0.ranking.negatives=easy", "'random', 'hardest' or 'all'"),
+        ("stages.0.ranking.negatives=easy", "'hardest', 'all' or 'mined'"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(recipe_file, override, message):
