@@ -43,6 +43,17 @@ def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
         assert scores == sorted(scores, reverse=True)
 
 
+def test_evaluate_by_the_protocol_of_persons_is_text_to_image(bundle, shapes, run):
+    done = run("evaluate", bundle, "--data", shapes, "--protocol", "person")
+    assert done.returncode == 0, done.stderr
+    assert "protocol person" in done.stdout
+    assert "text → image" in done.stdout
+    assert "image → text" not in done.stdout
+    refused = run("evaluate", bundle, "--data", shapes, "--protocol", "flickr-1k")
+    assert refused.returncode == 1
+    assert "flickr-1k is measured on 1,000 pictures" in refused.stderr
+
+
 def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
     done = run(
         "evaluate", bundle, "--data", shapes, "--split", "test",
@@ -50,7 +61,15 @@ def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
-    names = {"recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "mean_rank", "map"}
+    names = {
+        "recall_at_1",
+        "recall_at_5",
+        "recall_at_10",
+        "median_rank",
+        "mean_rank",
+        "map",
+        "minp",
+    }
     for direction in ("image_to_text", "text_to_image"):
         assert set(metrics[direction]) == names
     recalls = [

@@ -9,7 +9,9 @@ import torch
 
 from dualpath.data.manifest import read_manifest
 from dualpath.data.pairs import EpochPlan, tabulate_captions
+from dualpath.data.pictures import open_picture
 from dualpath.data.tokenizer import Tokenizer, count_words
+from dualpath.data.views import WHOLE, render
 from dualpath.losses.instance import InstanceClassifier, instance_loss
 from dualpath.losses.ranking import mined_ranking_loss
 from dualpath.models.dual_path import build_network
@@ -18,6 +20,7 @@ from dualpath.models.text_cnn import TextCNN
 from dualpath.recipe import Recipe, RecipeError, read_recipe
 from dualpath.training.clusters import ClusterError, cluster_instances
 from dualpath.training.dry_run import dry_run
+from dualpath.training.feature_cache import cached_features
 from dualpath.training.mining import mine_captions
 from dualpath.training.train import train
 from tests.conftest import quiet, run_cli, small_recipe
@@ -231,3 +234,17 @@ def test_captions_of_an_instance_meet_each_of_its_pictures():
         for batch in plan:
             met |= set(zip(batch.pictures.tolist(), batch.captions.tolist(), strict=True))
     assert met == {(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)}
+
+
+def test_kept_features_of_another_grid_are_not_mixed_up(shapes, cache):
+    for grid in (2, 3):
+        image = {"backbone": "test_resnet", "pretrained": False, "input_size": 64, "grid": grid}
+        torch.manual_seed(0)
+        encoder = build_network(small_recipe(image_encoder=image), 5).image_encoder.eval()
+        items = read_manifest(shapes).split("val").items
+        hashes = {item.path: item.file_name for item in items}
+        kept = cached_features(encoder, items, hashes, [WHOLE], 64, cache)
+        pixels = render(open_picture(items[0].path), WHOLE, 64)[None]
+        with torch.no_grad():
+            live = encoder.backbone_features(pixels)[0].numpy()
+        np.testing.assert_allclose(kept.features[0][kept.rows[0][0]], live, atol=1e-5)
