@@ -15,6 +15,10 @@ from dualpath.recipe import TextEncoderRecipe
 from dualpath.training.stages import augment_words
 
 
+class MiningError(ValueError):
+    """A batch that leaves nothing to mine."""
+
+
 @torch.no_grad()
 def mine_captions(
     network: DualPathNetwork,
@@ -35,13 +39,16 @@ def mine_captions(
         (n, positions) int64 token ids, and (n,) int64 instances.
 
     Raises:
-        ValueError: every instance is in the batch.
+        MiningError: every instance is in the batch.
     """
     device = batch.token_ids.device
     of_captions = torch.from_numpy(table.instance_ids[table.owners]).to(device)
     allowed = (~torch.isin(of_captions, batch.instance_ids)).nonzero().squeeze(1)
     if not len(allowed):
-        raise ValueError("there are no captions to mine: every instance is in the batch")
+        raise MiningError(
+            "there are no captions to mine: every instance is in the batch; lower the stage's "
+            "batch_size, or choose other ranking.negatives"
+        )
     drawn = allowed[torch.randperm(len(allowed), device=device)[:candidates]]
     token_ids = torch.from_numpy(table.token_ids[drawn.cpu().numpy()]).to(device)
     longest = max(1, int((token_ids != 0).sum(dim=1).max()))
