@@ -78,7 +78,7 @@ class CaptionTable:
     def _sorted_instances(self) -> npt.NDArray[np.int64]:
         return self.instance_ids[self._by_instance]
 
-    @property
+    @cached_property
     def owners(self) -> npt.NDArray[np.int64]:
         """The item of each caption, (captions,) int64."""
         return np.repeat(np.arange(len(self.instance_ids)), np.diff(self.first))

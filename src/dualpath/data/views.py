@@ -47,8 +47,7 @@ def render(picture: Image.Image, view: View, size: int) -> torch.Tensor:
     """
     box = None if view.crop is None else random_crop(picture.width, picture.height, view.crop)
     square = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-    return pixels.flip(2) if view.flipped else pixels.contiguous()
+    return _pixels(square, flipped=view.flipped)
 
 
 def random_crop(width: int, height: int, seed: int) -> tuple[float, float, float, float]:
@@ -71,10 +70,13 @@ def render_keeping_aspect(picture: Image.Image, view: View, shorter_side: int) -
     """Render the whole picture as uint8 RGB, (3, h, w), its shorter side of so many pixels."""
     factor = shorter_side / min(picture.size)
     width, height = (round(factor * length) for length in picture.size)
-    pixels = torch.from_numpy(
-        np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-    ).permute(2, 0, 1)
-    return pixels.flip(2) if view.flipped else pixels.contiguous()
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return _pixels(resized, flipped=view.flipped)
+
+
+def _pixels(picture: Image.Image, *, flipped: bool) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return pixels.flip(2) if flipped else pixels.contiguous()
 
 
 class RenderedPictures(Dataset[torch.Tensor]):
