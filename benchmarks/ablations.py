@@ -33,11 +33,16 @@ INSTANCE = {"instance": {"scale": 16, "dropout": 0.2}}
 HARDEST = {"ranking": {"margin": 0.2, "negatives": "hardest"}}
 RANDOM = {"ranking": {"margin": 1.0, "negatives": "random"}}
 EPOCHS = 10
+EPOCHS_TWO = 3  # of Stage II, the whole network trained
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table. ``stages``: epochs and losses of each; ``rate_of``: whose rate it has."""
+    """A row of the table.
+
+    ``stages``: epochs and keys of each, where ``slower`` divides its rate; ``changes``: other keys
+    of the recipe; ``rate_of``: whose rate it has (none: its own, tuned).
+    """
 
     group: str
     name: str
@@ -58,12 +63,24 @@ def _settings() -> list[Setting]:
         Setting("losses", "instance, then both", ((half, INSTANCE), (half, both[0][1]))),
         Setting("losses", "instance, then ranking", ((half, INSTANCE), (half, HARDEST))),
     ]
+    small = {"image_encoder": {"input_size": 112}}
+    whole = {
+        "backbone": "trained_running_norm",
+        "slower": 20,
+        "optimizer": {"rates": {"image_backbone": 0.3}},
+    }
+    both_two = (EPOCHS_TWO, {**both[0][1], **whole})
+    stages = [
+        Setting("stages (112 pixels)", "Stage I", ((EPOCHS + EPOCHS_TWO, both[0][1]),), small),
+        Setting("stages (112 pixels)", "Stage I, then II", (*both, both_two), small),
+    ]
     unmasked = {"text_encoder": {"padding": "unmasked"}}
     left = {"text_encoder": {"padding": "unmasked", "position_shift": False}}
     like_both = {"stages": both, "rate_of": "both losses"}
     like_alone = {"stages": alone, "rate_of": "instance alone"}
     return [
         *losses,
+        *stages,
         Setting("padding and place", "unmasked, position shift", changes=unmasked, **like_both),
         Setting("padding and place", "unmasked, left-aligned", changes=left, **like_both),
         Setting(
@@ -114,17 +131,8 @@ def _recipe(setting: Setting, rate: float, seed: int, options: argparse.Namespac
         **setting.changes.get("text_encoder", {}),
     }
     stages = [
-        {
-            "name": f"stage-{number}",
-            "epochs": epochs,
-            "batch_size": 64,
-            "backbone": "frozen",
-            **losses,
-            "optimizer": {"lr": rate, "weight_decay": 0.05},
-            "schedule": {"warmup": 0.05, "decay": "cosine"},
-            "validate_every": epochs,
-        }
-        for number, (epochs, losses) in enumerate(setting.stages, start=1)
+        _stage(f"stage-{number}", epochs, rate, **keys)
+        for number, (epochs, keys) in enumerate(setting.stages, start=1)
     ]
     return Recipe.model_validate(
         {
@@ -133,12 +141,37 @@ def _recipe(setting: Setting, rate: float, seed: int, options: argparse.Namespac
             "dim": 256,
             "keep": "last",
             "workers": 0,
-            "image_encoder": {"backbone": options.backbone, "weights": str(options.weights)},
+            "image_encoder": {
+                "backbone": options.backbone,
+                "weights": str(options.weights),
+                **setting.changes.get("image_encoder", {}),
+            },
             "text_encoder": text,
             "classifier": setting.changes.get("classifier", {}),
             "stages": stages,
         }
     )
+
+
+def _stage(
+    name: str,
+    epochs: int,
+    rate: float,
+    *,
+    slower: float = 1,
+    optimizer: dict[str, Any] | None = None,
+    **keys: Any,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "epochs": epochs,
+        "batch_size": 64,
+        "backbone": "frozen",
+        "optimizer": {"lr": rate / slower, "weight_decay": 0.05, **(optimizer or {})},
+        "schedule": {"warmup": 0.05, "decay": "cosine"},
+        "validate_every": epochs,
+        **keys,
+    }
 
 
 def _run(
