@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualpath.embedding import DualPath, load
     from dualpath.evaluation.evaluate import evaluate
+    from dualpath.gallery.gallery import Gallery
     from dualpath.training.train import train
 
-__all__ = ["DualPath", "evaluate", "load", "train"]
+__all__ = ["DualPath", "Gallery", "evaluate", "load", "train"]
 
 # Imported when they are first used: measuring needs no image backbones, searching no trainer.
 _HOMES = {
     "DualPath": "dualpath.embedding",
+    "Gallery": "dualpath.gallery.gallery",
     "load": "dualpath.embedding",
     "evaluate": "dualpath.evaluation.evaluate",
     "train": "dualpath.training.train",

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualpath.console import bar, err_console, errors_for_people, out_console
+from dualpath.gallery_commands import gallery_app, search
 from dualpath.prepare_commands import prepare_app
 
 if TYPE_CHECKING:
     from dualpath.embedding import DualPath
-    from dualpath.search import Hit
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Look at a folder of captioned pictures.")
 app.add_typer(prepare_app, name="prepare", help="Write a folder of captioned pictures.")
+app.add_typer(gallery_app, name="gallery", help="Fill a gallery and look after it.")
+app.command()(search)
 
 Bundle = Annotated[str, typer.Argument(help="Folder of a trained model, or its id on the hub.")]
 Data = Annotated[Path, typer.Option(help="Folder with a manifest.")]
@@ -153,33 +155,6 @@ def embed(
 
 
 @app.command()
-def search(
-    bundle: Bundle,
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
-    sentences: Annotated[list[str], typer.Argument(help="What to look for, one or more.")],
-    top: Annotated[int, typer.Option(min=1, help="Pictures for each sentence.")] = 10,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    sheet: Annotated[Path | None, typer.Option(help="Write a picture sheet (HTML) here.")] = None,
-    cache: Cache = None,
-) -> None:
-    """Find the pictures of a folder that fit a sentence."""
-    with errors_for_people():
-        from dualpath.evaluation.report import Answer, write_sheet
-        from dualpath.search import search_folder
-
-        model = _load(bundle)
-        with bar("embedding") as advance:
-            found = search_folder(model, folder, sentences, top=top, cache=cache, advance=advance)
-        for problem in found.broken.values():
-            err_console.print(f"left out: {problem}", markup=False)
-        if sheet is not None:
-            rows = zip(sentences, found.hits, strict=True)
-            answers = [(q, [Answer(hit.path, hit.score) for hit in hits]) for q, hits in rows]
-            write_sheet(sheet, f"{model.recipe.name}: search", answers)
-        _print_hits(sentences, found.hits, as_json=json_)
-
-
-@app.command()
 def info(bundle: Bundle) -> None:
     """Describe a trained model."""
     with errors_for_people():
@@ -268,20 +243,6 @@ def _write_vectors(path: Path, columns: dict[str, list[str]], vectors: Any) -> N
     vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({**columns, "vector": vector}), path)
-
-
-def _print_hits(sentences: list[str], hits: "list[list[Hit]]", *, as_json: bool) -> None:
-    if as_json:
-        found = [
-            {"query": query, "hits": [{"path": str(h.path), "score": h.score} for h in row]}
-            for query, row in zip(sentences, hits, strict=True)
-        ]
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    for query, row in zip(sentences, hits, strict=True):
-        out_console.print(query, style="bold", markup=False, highlight=False)
-        for hit in row:
-            out_console.print(f"  {hit.score:6.3f}  {hit.path}", markup=False, highlight=False)
 
 
 def _provenance() -> dict[str, str]:

@@ -16,7 +16,7 @@ from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle,
 from dualpath.data.pictures import survey_pictures
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import WHOLE, RenderedPictures, View
+from dualpath.data.views import WHOLE, RenderedPictures, View, render_views
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
 
@@ -38,6 +38,7 @@ class DualPath:
         recipe: how it was trained.
         metrics: what was measured when it was.
         device: where it computes.
+        source: the folder or hub id it was loaded from; none for one that was just trained.
 
     Example::
 
@@ -52,7 +53,9 @@ class DualPath:
         recipe: Recipe,
         metrics: dict[str, Any] | None = None,
         device: torch.device | str | None = None,
+        source: str | None = None,
     ) -> None:
+        self.source = source
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.to(self.device)
         self.tokenizer = tokenizer
@@ -68,7 +71,11 @@ class DualPath:
         Raises:
             BundleError: it is missing, damaged or of another kind.
         """
-        return cls(*read_bundle(source), device=device)
+        parts = read_bundle(source)
+        is_folder = Path(source).is_dir()
+        return cls(
+            *parts, device=device, source=str(Path(source).resolve() if is_folder else source)
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a bundle; raises ``BundleError`` where it cannot."""
@@ -149,6 +156,21 @@ class DualPath:
         parts = list(self._embed_batches(pictures, batch_size, workers, advance))
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
+    def render(self, picture: Image.Image) -> torch.Tensor:
+        """Render a picture as the network sees it, (views, 3, h, w) uint8.
+
+        A small thing to hand from threads that decode to the one that embeds.
+        """
+        return render_views(picture, self._views, self._size, keep_aspect=self._slides)
+
+    def embed_rendered(self, rendered: Sequence[torch.Tensor], *, batch_size: int = 32) -> Vectors:
+        """Embed what :meth:`render` gave as unit vectors, (pictures, dim) float32."""
+        step = 1 if self._slides else batch_size
+        starts = range(0, len(rendered), step)
+        with _evaluating(self.network):
+            parts = [self._forward(torch.stack(list(rendered[i : i + step]))) for i in starts]
+        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+
     def embed_folder(
         self,
         paths: Sequence[Path],
@@ -186,24 +208,35 @@ class DualPath:
         workers: int,
         advance: Advance,
     ) -> Iterator[Vectors]:
-        image = self.recipe.image_encoder
-        assert image.input_size is not None, "a trained model's recipe names its input size"
-        views = [WHOLE, View(flipped=True)] if image.flip_average else [WHOLE]
         sources = [Path(p) if isinstance(p, str) else p for p in pictures]
-        slides = image.test_size is not None
         loader = DataLoader(
-            RenderedPictures(
-                sources, views, image.test_size or image.input_size, keep_aspect=slides
-            ),
-            batch_size=1 if slides else batch_size,  # pictures of different shapes
+            RenderedPictures(sources, self._views, self._size, keep_aspect=self._slides),
+            batch_size=1 if self._slides else batch_size,  # pictures of different shapes
             num_workers=workers if len(sources) > batch_size else 0,
         )
-        embed = self.network.embed_sliding if slides else self.network.embed_pictures
         with _evaluating(self.network):
-            for batch in loader:  # (batch, views, 3, size, size)
-                seen = batch.to(self.device).unbind(1)
-                yield embed(*seen).float().cpu().numpy()
+            for batch in loader:
+                yield self._forward(batch)
                 advance(len(batch))
+
+    def _forward(self, batch: torch.Tensor) -> Vectors:
+        """Embed rendered pictures of one shape, (pictures, views, 3, h, w) uint8."""
+        embed = self.network.embed_sliding if self._slides else self.network.embed_pictures
+        return embed(*batch.to(self.device).unbind(1)).float().cpu().numpy()
+
+    @property
+    def _slides(self) -> bool:
+        return self.recipe.image_encoder.test_size is not None
+
+    @property
+    def _size(self) -> int:
+        image = self.recipe.image_encoder
+        assert image.input_size is not None, "a trained model's recipe names its input size"
+        return image.test_size or image.input_size
+
+    @property
+    def _views(self) -> list[View]:
+        return [WHOLE, View(flipped=True)] if self.recipe.image_encoder.flip_average else [WHOLE]
 
 
 @contextmanager

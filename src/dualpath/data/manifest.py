@@ -14,6 +14,7 @@ instance are one class and all count as right answers. Other keys are kept as me
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ MANIFEST_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 _SHOWN_PROBLEMS = 10
+_KNOWN_KEYS = ("file_name", "captions", "text", "split", "instance")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?")  # not 007, which is a code
 
 
 class ManifestError(ValueError):
@@ -154,12 +157,25 @@ def _rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
-                for row in reader:
-                    yield reader.line_num, {k: v for k, v in row.items() if k and v}
+                rows = [
+                    (reader.line_num, {k: v for k, v in row.items() if k and v}) for row in reader
+                ]
+            yield from _with_numbers(rows)
         else:
             yield from enumerate(pq.read_table(path).to_pylist(), start=1)
     except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: cannot be read: {error}") from error
+
+
+def _with_numbers(
+    rows: list[tuple[int, dict[str, Any]]],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read the metadata columns of a CSV file that hold nothing but numbers as numbers."""
+    is_text = set(_KNOWN_KEYS)
+    for _, row in rows:
+        is_text |= {key for key, cell in row.items() if not _NUMBER.fullmatch(str(cell))}
+    for line, row in rows:
+        yield line, {k: v if k in is_text else json.loads(v) for k, v in row.items()}
 
 
 def _json_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

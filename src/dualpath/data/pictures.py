@@ -13,6 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _COMMIT_EVERY = 500
+# Of those that Pillow reads: no format that runs another program or is a container of others.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 class PictureError(ValueError):
@@ -42,10 +44,12 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
-            with Image.open(io.BytesIO(content)) as picture:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
                 return ImageOps.exif_transpose(picture).convert("RGB")
     except UnidentifiedImageError as error:
-        raise PictureError(f"{name}: not a picture") from error
+        raise PictureError(
+            f"{name}: not a picture (of JPEG, PNG, WebP, BMP, GIF or TIFF)"
+        ) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PictureError(f"{name}: too many pixels ({error})") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:

@@ -74,6 +74,14 @@ def render_keeping_aspect(picture: Image.Image, view: View, shorter_side: int) -
     return _pixels(resized, flipped=view.flipped)
 
 
+def render_views(
+    picture: Image.Image, views: Sequence[View], size: int, *, keep_aspect: bool = False
+) -> torch.Tensor:
+    """Render views of a picture, (views, 3, h, w) uint8; ``keep_aspect``: only whole ones."""
+    render_one = render_keeping_aspect if keep_aspect else render
+    return torch.stack([render_one(picture.convert("RGB"), view, size) for view in views])
+
+
 def _pixels(picture: Image.Image, *, flipped: bool) -> torch.Tensor:
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return pixels.flip(2) if flipped else pixels.contiguous()
@@ -96,12 +104,12 @@ class RenderedPictures(Dataset[torch.Tensor]):
         self._pictures = pictures
         self._views = views
         self._size = size
-        self._render = render_keeping_aspect if keep_aspect else render
+        self._keep_aspect = keep_aspect
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         source = self._pictures[index]
-        picture = source.convert("RGB") if isinstance(source, Image.Image) else open_picture(source)
-        return torch.stack([self._render(picture, view, self._size) for view in self._views])
+        picture = source if isinstance(source, Image.Image) else open_picture(source)
+        return render_views(picture, self._views, self._size, keep_aspect=self._keep_aspect)

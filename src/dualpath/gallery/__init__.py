@@ -1,0 +1,1 @@
+"""The vector index: one small interface, an embedded store, a cluster store."""

@@ -1,0 +1,232 @@
+"""Filling a gallery from folders of pictures, so that it can be killed at any moment."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dualpath.data.manifest import Item, read_pictures
+from dualpath.data.pictures import PictureError, decode_picture, picture_hash, read_picture
+from dualpath.embedding import Advance, DualPath, Vectors
+from dualpath.gallery.errors import GalleryError
+from dualpath.gallery.gallery import Gallery
+from dualpath.gallery.rows import Picture, picture_id, to_rows, words_of
+from dualpath.gallery.store import Store
+
+_CHUNK = 64  # pictures decoded ahead
+_COMMIT = 4  # chunks in one write: what a kill loses
+
+
+@dataclass
+class Added:
+    """What an indexing run did. ``broken``: by name, what is wrong with what was left out."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+class _Known(NamedTuple):
+    """What the gallery holds under an id."""
+
+    size: int
+    modified: int
+    content: str
+    captions: str
+    metadata: str
+
+
+class _Read(NamedTuple):
+    """A picture that was read; ``rendered`` is none where its vector is there already."""
+
+    picture: Picture
+    rendered: torch.Tensor | None
+
+
+def add_folder(gallery: Gallery, folder: Path, roots: Sequence[Path], advance: Advance) -> Added:
+    """Index a folder: see :meth:`Gallery.add`."""
+    folder = folder.resolve()
+    allowed = [folder, *(root.resolve() for root in roots)]
+    for root in allowed:
+        if not root.is_dir():
+            raise GalleryError(f"{root}: no such folder")
+    items = read_pictures(folder).items
+    added = Added()
+    named = dict(_named(items, folder, allowed, added))
+    gallery.learn(allowed, [(item.file_name, _metadata(item)) for item in named.values()])
+    known = dict(_known(gallery.store, set(map(picture_id, named))))
+    advance(len(items) - len(named))
+    work = [(path, item, known.get(picture_id(path))) for path, item in named.items()]
+    chunks = [work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK)]
+    pending: list[_Read] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, done in enumerate(_ahead(pool, chunks, gallery.model), start=1):
+            for (_, item, there), outcome in zip(chunks[number - 1], done, strict=True):
+                if isinstance(outcome, PictureError):
+                    added.broken[item.file_name] = str(outcome)
+                elif outcome is None:
+                    added.unchanged += 1
+                else:
+                    pending.append(outcome)
+                    added.new += there is None
+                    added.changed += there is not None
+            if len(pending) >= _CHUNK * _COMMIT or number == len(chunks):
+                _store(gallery, pending)
+                pending = []
+            advance(len(done))
+    if added.new or added.changed:
+        with gallery.store.writing():
+            gallery.store.settle()
+    return added
+
+
+def add_picture(gallery: Gallery, path: Path, item: Item) -> Picture:
+    """Index one picture file, whose folder the gallery knows, or raise ``PictureError``."""
+    gallery.learn([], [(item.file_name, item.metadata)])
+    outcome = _look(path, item, None, gallery.model)
+    assert outcome is not None, "nothing is known of it"
+    _store(gallery, [outcome])
+    return outcome.picture
+
+
+def _named(
+    items: Sequence[Item], folder: Path, allowed: Sequence[Path], added: Added
+) -> Iterator[tuple[Path, Item]]:
+    """Yield the pictures that may be indexed by their absolute paths; tell of the others."""
+    seen = set()
+    for item in items:
+        path = Path(os.path.normpath(folder / item.file_name))
+        if path in seen:
+            added.broken[item.file_name] = f"{item.file_name}: named twice; the first counts"
+        elif not _encodable(str(path)):
+            name = item.file_name.encode("utf-8", "backslashreplace").decode()
+            added.broken[name] = f"{name}: the name is no valid Unicode; rename the file"
+        elif not any(path.resolve().is_relative_to(root) for root in allowed):
+            added.broken[item.file_name] = (
+                f"{path}: lies outside of {folder}; allow its folder with --root"
+            )
+        else:
+            seen.add(path)
+            yield path, item
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _metadata(item: Item) -> dict[str, Any]:
+    """Return an item's metadata, with its instance where that is not the picture itself."""
+    own = {key: value for key, value in item.metadata.items() if value is not None}
+    return own if item.instance == item.file_name else {"instance": item.instance, **own}
+
+
+def _known(store: Store, wanted: set[str]) -> Iterator[tuple[str, _Known]]:
+    columns = ("id", *_Known._fields)
+    for batch in store.scan("pictures", columns):
+        for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+            if row[0] in wanted:
+                yield row[0], _Known(*row[1:])
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    chunks: Sequence[Sequence[tuple[Path, Item, _Known | None]]],
+    model: DualPath,
+) -> Iterator[list[_Read | PictureError | None]]:
+    """Read chunk after chunk in threads, one ahead of what is asked for."""
+
+    def begin(
+        chunk: Sequence[tuple[Path, Item, _Known | None]],
+    ) -> list[Future[_Read | PictureError | None]]:
+        return [pool.submit(_try, *work, model) for work in chunk]
+
+    if not chunks:
+        return
+    current = begin(chunks[0])
+    for _, following in pairwise([*chunks, []]):
+        coming = begin(following)
+        yield [future.result() for future in current]
+        current = coming
+
+
+def _try(
+    path: Path, item: Item, known: _Known | None, model: DualPath
+) -> _Read | PictureError | None:
+    try:
+        return _look(path, item, known, model)
+    except PictureError as error:
+        return error
+
+
+def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> _Read | None:
+    """Read a picture as far as needed; none if the gallery has it as it is."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+    told = Picture(
+        id=picture_id(path),
+        path=path,
+        name=item.file_name,
+        size=state.st_size,
+        modified=state.st_mtime_ns,
+        width=0,
+        height=0,
+        content="",
+        captions=item.captions,
+        metadata=_metadata(item),
+    )
+    same_words = known is not None and words_of(told) == (known.captions, known.metadata)
+    if known and same_words and (told.size, told.modified) == (known.size, known.modified):
+        return None
+    content = read_picture(path)
+    hashed = picture_hash(content)
+    same_content = known is not None and hashed == known.content
+    if same_content and same_words:
+        return None
+    decoded = decode_picture(content, str(path))
+    picture = replace(told, width=decoded.width, height=decoded.height, content=hashed)
+    return _Read(picture, None if same_content else model.render(decoded))
+
+
+def _store(gallery: Gallery, read: Sequence[_Read]) -> None:
+    """Embed and write pictures: captions first, as a picture's row says that it is done."""
+    if not read:
+        return
+    pictures = [one.picture for one in read]
+    captions = [caption for picture in pictures for caption in picture.captions]
+    vectors = _vectors(gallery, read)
+    rows = to_rows(pictures, vectors, gallery.model.embed_texts(captions), gallery.filled.fields)
+    store, ids = gallery.store, [picture.id for picture in pictures]
+    with store.writing():
+        kept = set(rows.captions["id"].to_pylist())
+        old = [row["id"] for row in store.get("captions", "picture", ids)]
+        store.delete("captions", "id", [one for one in old if one not in kept])
+        store.upsert("captions", rows.captions)
+        store.upsert("pictures", rows.pictures)
+
+
+def _vectors(gallery: Gallery, read: Sequence[_Read]) -> Vectors:
+    """Embed what is new to the gallery; pictures of a content it knows keep their vector."""
+    contents = sorted({one.picture.content for one in read})
+    there = gallery.store.get("pictures", "content", contents, vectors=True)
+    vectors = {row["content"]: np.asarray(row["vector"], np.float32) for row in there}
+    fresh = {
+        one.picture.content: one.rendered
+        for one in read
+        if one.picture.content not in vectors and one.rendered is not None
+    }
+    embedded = gallery.model.embed_rendered(list(fresh.values()))
+    vectors |= dict(zip(fresh, embedded, strict=True))
+    return np.stack([vectors[one.picture.content] for one in read])
