@@ -12,6 +12,7 @@ import typer
 from dualpath.console import bar, err_console, errors_for_people, out_console
 from dualpath.gallery_commands import gallery_app, search
 from dualpath.prepare_commands import prepare_app
+from dualpath.serve_commands import keys_app, serve
 
 if TYPE_CHECKING:
     from dualpath.embedding import DualPath
@@ -21,7 +22,9 @@ data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Look at a folder of captioned pictures.")
 app.add_typer(prepare_app, name="prepare", help="Write a folder of captioned pictures.")
 app.add_typer(gallery_app, name="gallery", help="Fill a gallery and look after it.")
+app.add_typer(keys_app, name="keys", help="Make and revoke API keys.")
 app.command()(search)
+app.command()(serve)
 
 Bundle = Annotated[str, typer.Argument(help="Folder of a trained model, or its id on the hub.")]
 Data = Annotated[Path, typer.Option(help="Folder with a manifest.")]

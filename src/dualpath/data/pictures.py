@@ -4,17 +4,23 @@ import hashlib
 import io
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _COMMIT_EVERY = 500
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn
 # Of those that Pillow reads: no format that runs another program or is a container of others.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+# Filters of a block would be shared by all threads that decode; these two are told otherwise.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 
 class PictureError(ValueError):
@@ -38,19 +44,36 @@ def read_picture(path: Path) -> bytes:
         raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def decode_picture(content: bytes, name: str) -> Image.Image:
-    """Decode the bytes of a picture as :func:`open_picture` does; ``name`` is for the error."""
+def decode_picture(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode the bytes of a picture as :func:`open_picture` does.
+
+    Args:
+        name: for the error.
+        max_pixels: a larger one is refused before it is decoded.
+    """
+    with _picture_errors(name), Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        if picture.width * picture.height > max_pixels:
+            raise PictureError(f"{name}: too many pixels (more than {max_pixels:,})")
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def picture_format(content: bytes, name: str) -> str:
+    """Return which of :data:`FORMATS` a picture is in, or raise ``PictureError``."""
+    with _picture_errors(name), Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        return str(picture.format)
+
+
+@contextmanager
+def _picture_errors(name: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", message="Palette images with Transparency")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
+        yield
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
         raise PictureError(
             f"{name}: not a picture (of JPEG, PNG, WebP, BMP, GIF or TIFF)"
         ) from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise PictureError(f"{name}: too many pixels ({error})") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise PictureError(f"{name}: cannot be decoded ({error})") from error

@@ -87,8 +87,11 @@ def add_folder(gallery: Gallery, folder: Path, roots: Sequence[Path], advance: A
     return added
 
 
-def add_picture(gallery: Gallery, path: Path, item: Item) -> Picture:
-    """Index one picture file, whose folder the gallery knows, or raise ``PictureError``."""
+def add_picture(
+    gallery: Gallery, path: Path, captions: tuple[str, ...], metadata: dict[str, Any]
+) -> Picture:
+    """Index one picture file: see :meth:`Gallery.add_picture`."""
+    item = Item(path.name, path, captions, instance=path.name, split=None, row=0, metadata=metadata)
     gallery.learn([], [(item.file_name, item.metadata)])
     outcome = _look(path, item, None, gallery.model)
     assert outcome is not None, "nothing is known of it"

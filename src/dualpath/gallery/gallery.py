@@ -128,6 +128,19 @@ class Gallery:
 
         return add_folder(self, Path(folder), [Path(root) for root in roots], advance)
 
+    def add_picture(
+        self, path: Path, *, captions: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
+    ) -> Picture:
+        """Index one picture file of a folder that the gallery knows; return it.
+
+        Raises:
+            PictureError: it is no sound picture.
+            FieldError: metadata does not fit what is there already.
+        """
+        from dualpath.gallery.adding import add_picture
+
+        return add_picture(self, path, tuple(captions), dict(metadata or {}))
+
     def search(self, query: Query, *, top: int = 10, where: str | None = None) -> list[Hit]:
         """Find the pictures nearest to a sentence (str) or a picture (Path or PIL), best first.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dualpath.embedding import Vectors
-from dualpath.gallery.errors import GalleryError
+from dualpath.gallery.errors import FieldError
 from dualpath.gallery.filters import Field, Kind
 
 TableName = Literal["pictures", "captions"]
@@ -155,7 +155,7 @@ def learn_fields(
         told: names of pictures with their metadata.
 
     Raises:
-        GalleryError: a value does not fit the kind of a field that is there already.
+        FieldError: a value does not fit the kind of a field that is there already.
     """
     kinds: dict[str, set[Kind]] = {}
     for name, metadata in told:
@@ -165,7 +165,7 @@ def learn_fields(
                 continue
             there = known.get(key)
             if there is not None and there.kind not in (kind, "text"):
-                raise GalleryError(
+                raise FieldError(
                     f"{name}: '{key}' is {value!r}, but a {there.kind} in the pictures there "
                     f"already; make it a {there.kind} or leave it out"
                 )

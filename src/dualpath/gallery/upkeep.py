@@ -25,13 +25,15 @@ _SHOWN = 20
 def remove(store: Store, what: Iterable[str | Path]) -> int:
     """Remove pictures by id, by path, or all below a folder; return how many went."""
     wanted = {str(one) for one in what}
+    by_id = [row["id"] for row in store.get("pictures", "id", sorted(wanted))]
+    wanted -= set(by_id)
     folders = {Path(one).resolve() for one in wanted} | {
         Path(os.path.normpath(Path.cwd() / one)) for one in wanted
     }
-    ids = [
+    ids = by_id + [
         picture
-        for picture, path in _paths(store)
-        if picture in wanted or any(path.is_relative_to(folder) for folder in folders)
+        for picture, path in (_paths(store) if wanted else ())
+        if any(path.is_relative_to(folder) for folder in folders)
     ]
     _remove_ids(store, ids)
     return len(ids)

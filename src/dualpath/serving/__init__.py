@@ -1,0 +1,1 @@
+"""A gallery over HTTP, with a page for people."""

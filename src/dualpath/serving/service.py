@@ -1,0 +1,143 @@
+"""What the routes share: the gallery, and the one thread that computes."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi.concurrency import run_in_threadpool
+from PIL import Image
+
+from dualpath.gallery.errors import FieldError, GalleryError
+from dualpath.gallery.gallery import Gallery
+from dualpath.gallery.rows import Hit, Picture
+from dualpath.serving.batching import Batcher
+from dualpath.serving.metrics import Metrics
+from dualpath.serving.pictures import decode_upload, keep_upload
+from dualpath.serving.schemas import About, FieldValues, Value
+
+_LOOK_EVERY = 30.0  # seconds, as other processes may fill the gallery
+_MOST_VALUES = 20
+log = logging.getLogger("dualpath.serving")
+_DECODING = 2  # uploads decoded at a time, as each takes three bytes a pixel
+
+
+class Service:
+    """A gallery being served.
+
+    Attributes:
+        ready: whether everything has been used once.
+        uploads: the folder for new pictures; none: nothing can be changed.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        compute: Executor,
+        metrics: Metrics,
+        uploads: Path | None,
+        max_pixels: int,
+    ) -> None:
+        self.gallery, self.uploads, self.ready = gallery, uploads, False
+        self._compute, self._metrics, self._max_pixels = compute, metrics, max_pixels
+        observe = metrics.batch.observe
+        self._sentences: Batcher[str] = Batcher(gallery.model.embed_texts, compute, observe)
+        self._pictures: Batcher[torch.Tensor] = Batcher(
+            gallery.model.embed_rendered, compute, observe, waiting=64
+        )
+        self._decoding = asyncio.Semaphore(_DECODING)
+        self._about: About | None = None
+
+    def background(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what runs beside the requests."""
+        return [self._sentences.run(), self._pictures.run(), self._keep_up()]
+
+    async def search_sentence(self, sentence: str, top: int, where: str | None) -> list[Hit]:
+        """Find pictures for a sentence."""
+        self.gallery.condition(where)
+        vector = await self._sentences(sentence)
+        return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
+
+    async def search_picture(self, content: bytes, top: int, where: str | None) -> list[Hit]:
+        """Find pictures for a picture that was sent, or raise ``PictureError``."""
+        self.gallery.condition(where)
+        vector = await self._pictures(await self._render(content))
+        return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
+
+    async def add(self, content: bytes, captions: Sequence[str], metadata: Any) -> Picture:
+        """Keep and index a picture that was sent."""
+        assert self.uploads is not None, "checked by the route"
+        await self._render(content)
+        path = await run_in_threadpool(keep_upload, content, self.uploads)
+
+        def index() -> Picture:
+            return self.gallery.add_picture(path, captions=captions, metadata=metadata)
+
+        try:
+            added = await asyncio.get_running_loop().run_in_executor(self._compute, index)
+        except FieldError:
+            if not await run_in_threadpool(self._holds, path):
+                path.unlink(missing_ok=True)
+            raise
+        self._about = None
+        return added
+
+    async def remove(self, picture: Picture) -> None:
+        """Remove a picture, and its file if it was sent."""
+        await run_in_threadpool(self.gallery.remove, picture.id)
+        if self.uploads is not None and picture.path.parent == self.uploads:
+            picture.path.unlink(missing_ok=True)
+        self._about = None
+
+    def about(self) -> About:
+        """Describe the gallery as it was when it was last looked at."""
+        if self._about is None:
+            self.gallery.refresh()
+            filled, count = self.gallery.filled, len(self.gallery)
+            facets = self.gallery.facets(_MOST_VALUES) if count else {}
+            self._about = About(
+                pictures=count,
+                model=filled.name,
+                writable=self.uploads is not None,
+                fields={name: field.kind for name, field in filled.fields.items()},
+                facets=[
+                    FieldValues(
+                        name=name,
+                        kind=filled.fields[name].kind,
+                        values=[Value(value=value, count=n) for value, n in values],
+                    )
+                    for name, values in facets.items()
+                ],
+            )
+            self._metrics.pictures.set(count)
+        return self._about
+
+    async def _render(self, content: bytes) -> torch.Tensor:
+        def render() -> torch.Tensor:
+            return self.gallery.model.render(decode_upload(content, self._max_pixels))
+
+        async with self._decoding:
+            return await run_in_threadpool(render)
+
+    def _holds(self, path: Path) -> bool:
+        from dualpath.gallery.rows import picture_id
+
+        return self.gallery.get(picture_id(path)) is not None
+
+    async def _keep_up(self) -> None:
+        """Use every part once, as the first time takes longest; then look now and then."""
+        vector = await self._sentences("warm-up")
+        await self._pictures(self.gallery.model.render(Image.new("RGB", (64, 64))))
+        if await run_in_threadpool(lambda: self.about().pictures):
+            await run_in_threadpool(self.gallery.search_vector, vector, top=1)
+        self.ready = True
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            self._about = None
+            try:
+                await run_in_threadpool(self.about)
+            except GalleryError as error:
+                log.error("%s", error)

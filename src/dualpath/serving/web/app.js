@@ -1,0 +1,296 @@
+// The page: what is searched for stands in the address, so that it can be shared and gone back to.
+const $ = (id) => document.getElementById(id);
+const PAGE = 30, MOST = 500;
+let about = null, picture = null, pictureUrl = null, top_ = PAGE, running = null, shown = [];
+
+// ---- state: ?q=words&similar=id&f=field:value&item=id --------------------------------------
+function state() {
+  const p = new URLSearchParams(location.search);
+  return { q: p.get("q") ?? "", similar: p.get("similar"), item: p.get("item"), chosen: p.getAll("f") };
+}
+
+function go(changes, { replace = false } = {}) {
+  const s = { ...state(), ...changes }, p = new URLSearchParams();
+  if (s.q) p.set("q", s.q);
+  if (s.similar) p.set("similar", s.similar);
+  for (const f of s.chosen) p.append("f", f);
+  if (s.item) p.set("item", s.item);
+  const url = p.size ? `/?${p}` : "/";
+  history[replace ? "replaceState" : "pushState"](null, "", url);
+}
+
+// ---- the API --------------------------------------------------------------------------------
+class Refused extends Error {}
+
+async function api(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(`/v1${path}`, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server does not answer. Is it still running?");
+  }
+  if (answer.status === 401) { askForKey(); throw new Refused("An API key is needed."); }
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({}));
+    throw new Refused(told.detail ?? `The server answered ${answer.status}.`);
+  }
+  return answer.status === 204 ? null : answer.json();
+}
+
+function where(chosen) {
+  const byField = new Map();
+  for (const f of chosen) {
+    const cut = f.indexOf(":"), name = f.slice(0, cut), value = f.slice(cut + 1);
+    const kind = about?.fields[name];
+    if (!kind) continue;
+    const literal = kind === "text" ? `'${value.replaceAll("'", "''")}'` : value;
+    byField.set(name, [...(byField.get(name) ?? []), literal]);
+  }
+  return [...byField].map(([name, v]) => `"${name.replaceAll('"', '""')}" in (${v.join(", ")})`).join(" and ");
+}
+
+async function run({ keepTop = false } = {}) {
+  running?.abort();
+  running = new AbortController();
+  if (!keepTop) top_ = PAGE;
+  const s = state(), signal = running.signal, options = new URLSearchParams({ top: top_ });
+  const filter = where(s.chosen);
+  if (filter) options.set("where", filter);
+  $("words").value = s.q;
+  drawFilters(s.chosen);
+  showPicture(s);
+  document.title = s.q ? `${s.q} · DualPath` : "Search pictures";
+  if (!about) return;
+  if (!picture && !s.q && !s.similar) return welcome();
+  document.body.classList.add("busy");
+  $("status").textContent = "Searching …";
+  try {
+    const begun = performance.now();
+    let found;
+    if (picture) {
+      const body = new FormData();
+      body.append("file", picture);
+      found = await api(`/search/image?${options}`, { method: "POST", body, signal });
+    } else if (s.similar) {
+      found = await api(`/items/${encodeURIComponent(s.similar)}/similar?${options}`, { signal });
+    } else {
+      options.set("q", s.q);
+      found = await api(`/search?${options}`, { signal });
+    }
+    draw(found, s, performance.now() - begun);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Refused)) throw error;
+    draw({ hits: [] }, s, 0);
+    message("That did not work", error.message, [["Try again", () => run()]]);
+    $("status").textContent = `Error: ${error.message}`;
+  } finally {
+    if (signal === running.signal) document.body.classList.remove("busy");
+  }
+}
+
+// ---- drawing --------------------------------------------------------------------------------
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function message(title, text, actions = []) {
+  const buttons = actions.map(([label, act]) => element("button", { type: "button", onclick: act }, label));
+  $("message").replaceChildren(element("h2", {}, title), element("p", {}, text), ...buttons);
+  $("message").hidden = false;
+}
+
+function describe(hit) {
+  return hit.captions[0] ?? hit.name;
+}
+
+function draw(found, s, milliseconds) {
+  const before = shown.length;
+  shown = found.hits;
+  $("message").hidden = true;
+  $("results").replaceChildren(...shown.map((hit, number) => {
+    const aspect = Math.min(3, Math.max(0.4, hit.width / hit.height));
+    const image = element("img", {
+      src: `${hit.image}?size=512`, loading: number < 12 ? "eager" : "lazy", decoding: "async", alt: "",
+      onerror: (event) => event.target.closest("li").classList.add("gone"),
+    });
+    const label = `${describe(hit)}, score ${hit.score.toFixed(2)}`;
+    const item = element("li", {},
+      element("button", { type: "button", "aria-label": label, "data-id": hit.id, onclick: () => open(hit.id) }, image),
+      element("span", { class: "score", "aria-hidden": "true" }, hit.score.toFixed(2)));
+    item.style.flex = `${aspect} 1 calc(var(--row) * ${aspect})`;
+    item.style.maxWidth = `calc(var(--row) * ${aspect} * 1.8)`;
+    return item;
+  }));
+  const few = shown.length === 0;
+  $("more").hidden = shown.length < top_ || top_ >= MOST || shown.length === before && before > PAGE;
+  $("status").textContent = few ? "No pictures." :
+    `${shown.length} of ${found.total.toLocaleString("en")} pictures, best first, in ${Math.round(milliseconds)} ms`;
+  if (few && found.total !== undefined) {
+    message("No picture fits these filters", "Every picture has a score for any words, so it is the filters that leave none.",
+      s.chosen.length ? [["Remove the filters", () => { go({ chosen: [] }); run(); }]] : []);
+  }
+}
+
+function welcome() {
+  shown = [];
+  $("results").replaceChildren();
+  $("more").hidden = true;
+  $("status").textContent = "";
+  if (about.pictures === 0) {
+    return message("The gallery is empty", "Index a folder of pictures with: dualpath gallery add GALLERY FOLDER");
+  }
+  message(`Search ${about.pictures.toLocaleString("en")} pictures`,
+    "Say what the picture shows, or drop, paste or choose a picture to find similar ones. Press / to begin.");
+}
+
+function drawFilters(chosen) {
+  const groups = (about?.facets ?? []).map((facet) => element("fieldset", {},
+    element("legend", {}, facet.name),
+    ...facet.values.map(({ value, count }) => {
+      const f = `${facet.name}:${value}`, on = chosen.includes(f);
+      return element("button", {
+        type: "button", class: "chip", "aria-pressed": String(on), "data-filter": f,
+        onclick: () => {
+          const { chosen } = state();
+          go({ chosen: on ? chosen.filter((one) => one !== f) : [...chosen, f] });
+          run().then(() => document.querySelector(`[data-filter="${CSS.escape(f)}"]`)?.focus());
+        },
+      }, String(value), " ", element("small", {}, count.toLocaleString("en")));
+    })));
+  $("filters").replaceChildren(...groups);
+}
+
+function showPicture(s) {
+  const source = pictureUrl ?? (s.similar ? `/v1/items/${s.similar}/image?size=128` : null);
+  $("query-picture").hidden = $("clear-picture").hidden = !source;
+  if (source) $("query-picture").src = source;
+  else $("query-picture").removeAttribute("src");
+}
+
+// ---- one picture ----------------------------------------------------------------------------
+function open(id) { go({ item: id }); detail(); }
+
+async function detail() {
+  const { item } = state(), dialog = $("detail");
+  if (!item) { if (dialog.open) dialog.close(); return; }
+  let told;
+  try {
+    told = await api(`/items/${encodeURIComponent(item)}`);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    go({ item: null }, { replace: true });
+    $("status").textContent = `Error: ${error.message}`;
+    return;
+  }
+  $("detail-title").textContent = told.name;
+  $("detail-picture").src = `${told.image}?size=1600`;
+  $("detail-picture").alt = describe(told);
+  $("detail-captions").replaceChildren(...told.captions.map((caption) => element("li", {}, caption)));
+  $("detail-metadata").replaceChildren(...Object.entries({ ...told.metadata, size: `${told.width} × ${told.height}` })
+    .flatMap(([name, value]) => [element("dt", {}, name),
+      element("dd", {}, typeof value === "object" ? JSON.stringify(value) : String(value))]));
+  $("similar").onclick = () => { forgetPicture(); go({ item: null, q: "", similar: told.id }); dialog.close(); run(); };
+  if (!dialog.open) dialog.showModal();
+}
+
+$("close").onclick = () => $("detail").close();
+$("detail").addEventListener("click", (event) => { if (event.target === $("detail")) $("detail").close(); });
+$("detail").addEventListener("close", () => {
+  const { item } = state();
+  if (item) go({ item: null });
+  document.querySelector(`[data-id="${item}"]`)?.focus();
+});
+
+// ---- words and pictures in ------------------------------------------------------------------
+function forgetPicture() {
+  if (pictureUrl) URL.revokeObjectURL(pictureUrl);
+  picture = pictureUrl = null;
+}
+
+function searchWith(file) {
+  if (!file) return;
+  forgetPicture();
+  picture = file;
+  pictureUrl = URL.createObjectURL(file);
+  go({ q: "", similar: null, item: null });
+  run();
+}
+
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  forgetPicture();
+  go({ q: $("words").value.trim(), similar: null, item: null });
+  run();
+});
+$("home").addEventListener("click", (event) => {
+  event.preventDefault();
+  forgetPicture();
+  go({ q: "", similar: null, item: null, chosen: [] });
+  run();
+});
+$("clear-picture").onclick = () => { forgetPicture(); go({ similar: null }); run(); $("words").focus(); };
+$("pick").onclick = () => $("file").click();
+$("file").onchange = () => { searchWith($("file").files[0]); $("file").value = ""; };
+$("more").onclick = () => {
+  const last = shown.at(-1)?.id;
+  top_ = Math.min(MOST, top_ * 2);
+  run({ keepTop: true }).then(() => document.querySelector(`[data-id="${last}"]`)?.focus());
+};
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
+  if (file) { event.preventDefault(); searchWith(file); }
+});
+document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  searchWith(event.dataTransfer.files[0]);
+});
+document.addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return;
+  if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName)) {
+    event.preventDefault();
+    $("words").focus();
+    $("words").select();
+  }
+  if (event.key === "ArrowDown" && event.target === $("words")) $("results").querySelector("button")?.focus();
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (step && event.target.dataset.id) {
+    const all = [...$("results").querySelectorAll("button")];
+    all[all.indexOf(event.target) + step]?.focus();
+  }
+});
+addEventListener("popstate", () => { forgetPicture(); run(); detail(); });
+
+// ---- a key, where one is needed -------------------------------------------------------------
+function askForKey() { if (!$("door").open) $("door").showModal(); }
+
+$("key-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const answer = await fetch("/v1/session", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("key").value }),
+  });
+  $("key-problem").textContent = answer.ok ? "" : answer.status === 429 ? "Too many tries; wait a minute." : "This key does not fit.";
+  if (answer.ok) { $("key").value = ""; $("door").close(); begin(); }
+});
+
+async function begin() {
+  try {
+    about = await api("/about");
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return message("The gallery cannot be searched", error.message, [["Try again", begin]]);
+  }
+  await run();
+  await detail();
+}
+begin();
