@@ -29,10 +29,7 @@ def serve(
 ) -> None:
     """Serve a gallery: an API under /v1 and a page to search it in the browser."""
     with errors_for_people():
-        from dualpath.serving.access import Keys
-        from dualpath.serving.app import Settings
-        from dualpath.serving.server import ServingError, local_hosts, loopback
-        from dualpath.serving.server import serve as run
+        from dualpath.serving.access import Keys, ServingError, local_hosts, loopback
 
         known = None if keys is None else Keys(keys)
         if known is not None and not known.keys:
@@ -42,6 +39,9 @@ def serve(
                 f"{host} can be reached by others: make a key with dualpath keys add keys.json "
                 "NAME, and start with --keys keys.json"
             )
+        from dualpath.serving.app import Settings
+        from dualpath.serving.server import serve as run
+
         gallery = open_with_model(address, model)
         if add is not None:
             fill(gallery, add)

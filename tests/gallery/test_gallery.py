@@ -68,7 +68,7 @@ def test_sentences_and_pictures_find_captions(gallery, model, photos):
 
 
 @in_both_stores
-def test_adding_again_embeds_only_what_is_new_or_has_changed(gallery, photos, shapes):
+def test_adding_again_embeds_only_what_is_new_or_has_changed(gallery, photos):
     before = gallery.search("a star", top=100)
     assert gallery.add(photos).unchanged == 100
     items = read_manifest(photos).items
@@ -165,7 +165,7 @@ def test_broken_pictures_are_named_and_do_not_stop_the_others(address, model, ph
         assert gallery.verify() == []
 
 
-def test_a_gallery_refuses_another_model(gallery, address, model, photos, bundle, tmp_path):
+def test_a_gallery_refuses_another_model(gallery, address, bundle):
     import torch
 
     other = dualpath.load(bundle)
@@ -200,7 +200,7 @@ def test_facets_count_the_values_of_fields_with_few(gallery):
 
 
 @in_both_stores
-def test_export_writes_everything_as_parquet(gallery, tmp_path, photos, model):
+def test_export_writes_everything_as_parquet(gallery, tmp_path, model):
     assert gallery.export(tmp_path / "out" / "gallery.parquet") == 100
     table = pq.read_table(tmp_path / "out" / "gallery.parquet")
     row = table.slice(0, 1).to_pylist()[0]

@@ -1,7 +1,8 @@
-"""Who may ask: API keys, hashed at rest, and a limit on how often."""
+"""Who may ask: from where, API keys, hashed at rest, and a limit on how often."""
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import secrets
 from dataclasses import asdict, dataclass
@@ -18,6 +19,25 @@ Scope = Literal["read", "write"]
 COOKIE = "dualpath_key"
 _PREFIX = "dp_"
 _REFUSED_RATE = "30/minute"  # wrong keys from one address
+
+
+class ServingError(ValueError):
+    """Settings with which it would not be safe to serve."""
+
+
+def loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def local_hosts(host: str) -> frozenset[str]:
+    """Return the names of a server that only this machine reaches."""
+    return frozenset({"localhost", "127.0.0.1", "::1", host})
 
 
 class KeyFileError(ValueError):

@@ -24,10 +24,6 @@ HEADERS = {
 }
 
 
-class _TooLargeError(Exception):
-    pass
-
-
 class Guard:
     """ASGI middleware: hosts, origins, size of bodies, headers, and errors without details.
 
@@ -44,7 +40,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started, too_large, received = False, False, 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -56,35 +52,34 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        received = 0
+        async def send_unless_too_large(message: Message) -> None:
+            if started or not too_large:
+                await send_with_headers(message)
 
         async def receive_within_limit() -> Message:
-            nonlocal received
+            nonlocal received, too_large
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise _TooLargeError
-            return message
+            too_large = too_large or received > self._max_bytes
+            return {"type": "http.disconnect"} if too_large else message
 
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await refusal(scope, receive, send_with_headers)
-            return
-        try:
-            await self._app(scope, receive_within_limit, send_with_headers)
-        except Exception as error:
-            if isinstance(error, _TooLargeError):
-                answer = self._too_large()
-            else:
-                log.exception("%s failed", scope["path"])
+        answer = self._refusal(scope)
+        if answer is None:
+            try:
+                await self._app(scope, receive_within_limit, send_unless_too_large)
+            except Exception:
+                if not too_large:
+                    log.exception("%s failed", scope["path"])
                 answer = JSONResponse({"detail": "internal error; see the server's log"}, 500)
-            if not started:
-                await answer(scope, receive, send_with_headers)
+            if too_large:
+                answer = self._too_large()
+        if answer is not None and not started:
+            await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and (_host_name(host) not in self._hosts):
+        if self._hosts is not None and _host_name(host) not in self._hosts:
             return JSONResponse({"detail": "unknown host"}, 400)
         origin = headers.get("origin")
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")

@@ -40,7 +40,7 @@ class Metrics:
 
 
 class Measured:
-    """ASGI middleware that counts and times requests under the pattern of their route."""
+    """ASGI middleware that counts and times requests under the name of their route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -60,6 +60,6 @@ class Measured:
         try:
             await self._app(scope, receive, send_and_look)
         finally:
-            route = getattr(scope.get("route"), "path", None) or "none"
+            route = getattr(scope.get("route"), "name", "none")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - begun)

@@ -1,6 +1,5 @@
 """Starting and stopping the server."""
 
-import ipaddress
 from collections.abc import Callable
 
 import uvicorn
@@ -9,20 +8,6 @@ from dualpath.gallery.gallery import Gallery
 from dualpath.serving.app import Settings, create_app
 
 _FINISH_WITHIN = 30  # seconds that requests in flight get when the server stops
-
-
-class ServingError(ValueError):
-    """Settings with which it would not be safe to serve."""
-
-
-def loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def serve(
@@ -41,8 +26,3 @@ def serve(
     )
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}/  (stop with Ctrl-C)")
     uvicorn.Server(config).run()
-
-
-def local_hosts(host: str) -> frozenset[str]:
-    """Return the names of a server that only this machine reaches."""
-    return frozenset({"localhost", "127.0.0.1", "::1", host})

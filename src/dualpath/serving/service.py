@@ -140,4 +140,4 @@ class Service:
             try:
                 await run_in_threadpool(self.about)
             except GalleryError as error:
-                log.error("%s", error)
+                log.warning("%s", error)
