@@ -17,15 +17,17 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	rm -rf $(DEMO)/bundle
+	rm -rf $(DEMO)/bundle $(DEMO)/gallery
 	$(BIN)/dualpath prepare shapes --out $(DEMO)/shapes
 	$(BIN)/dualpath train recipes/shapes.yaml --data $(DEMO)/shapes --out $(DEMO)/bundle
 	$(BIN)/dualpath evaluate $(DEMO)/bundle --data $(DEMO)/shapes --split test \
 		--json $(DEMO)/metrics.json --sheet $(DEMO)/evaluation.html
-	$(BIN)/dualpath search $(DEMO)/bundle $(DEMO)/shapes --top 5 --sheet $(DEMO)/report.html \
+	$(BIN)/dualpath gallery add $(DEMO)/gallery $(DEMO)/shapes --model $(DEMO)/bundle
+	$(BIN)/dualpath search $(DEMO)/gallery --top 5 --sheet $(DEMO)/report.html \
 		"a big red circle to the left of a small blue square" \
 		"three little green stars" \
 		"a tiny yellow triangle above a huge purple cross"
+	@echo "see it in the browser: $(BIN)/dualpath serve $(DEMO)/gallery"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,7 +19,18 @@ def run(cache):
 
 def test_help_names_every_command():
     shown = run_cli("--help").stdout
-    for command in ("train", "evaluate", "embed", "search", "info", "data", "prepare"):
+    for command in (
+        "train",
+        "evaluate",
+        "embed",
+        "gallery",
+        "search",
+        "serve",
+        "keys",
+        "info",
+        "data",
+        "prepare",
+    ):
         assert command in shown
 
 
@@ -34,7 +45,11 @@ def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
     assert "R@1" in done.stdout
     assert "instance epoch 1" in done.stderr
     assert any((out / "training" / "log").rglob("events.out.tfevents.*"))
-    done = run("search", out, folder, "a big red circle", "two small stars", "--top", 3, "--json")
+    gallery = tmp_path / "gallery"
+    done = run_cli("gallery", "add", gallery, folder, "--model", out)
+    assert done.returncode == 0, done.stderr
+    assert "60 pictures new" in done.stdout
+    done = run_cli("search", gallery, "a big red circle", "two small stars", "--top", 3, "--json")
     found = json.loads(done.stdout)
     assert [answer["query"] for answer in found] == ["a big red circle", "two small stars"]
     for answer in found:
@@ -102,17 +117,16 @@ def test_embed_writes_pictures_captions_and_lines_as_parquet(tmp_path, bundle, s
         assert table.schema.field("vector").type.list_size == 32
 
 
-def test_a_bare_folder_of_pictures_is_searched_and_broken_ones_are_named(
-    tmp_path, bundle, shapes, run
-):
+def test_a_bare_folder_of_pictures_is_searched_and_broken_ones_are_named(tmp_path, bundle, shapes):
     shutil.copytree(shapes / "images", tmp_path / "pictures")
     (tmp_path / "pictures" / "broken.jpg").write_text("x")
-    done = run(
-        "search", bundle, tmp_path / "pictures", "a red star", "--sheet", tmp_path / "s.html"
-    )
+    gallery = tmp_path / "gallery"
+    done = run_cli("gallery", "add", gallery, tmp_path / "pictures", "--model", bundle)
     assert done.returncode == 0, done.stderr
     assert "left out: " in done.stderr
     assert "broken.jpg: not a picture" in done.stderr
+    done = run_cli("search", gallery, "a red star", "--top", 10, "--sheet", tmp_path / "s.html")
+    assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 11
     assert "<h2>a red star</h2>" in (tmp_path / "s.html").read_text()
 
@@ -165,7 +179,6 @@ def test_what_a_user_can_mend_is_one_clear_line_and_a_non_zero_exit(
         ),
         (("evaluate", tmp_path / "none", "--data", shapes), "none: no such folder"),
         (("evaluate", bundle, "--data", shapes, "--split", "tset"), "split 'tset' has no picture"),
-        (("search", shapes, shapes, "x"), "no bundle, model.safetensors"),
         (("embed", bundle, tmp_path / "nothing", "--out", out), "nothing: no such folder"),
     ):  # fmt: skip
         done = run(*arguments)
