@@ -11,7 +11,7 @@ from typing import Any
 import lancedb
 import pyarrow as pa
 from filelock import FileLock
-from lancedb.index import BTree, IvfRq
+from lancedb.index import BTree, IvfSq
 
 from dualpath.embedding import Vectors
 from dualpath.gallery.errors import GalleryError
@@ -23,7 +23,7 @@ ABOUT = "gallery.json"
 TABLES: tuple[TableName, ...] = ("pictures", "captions")
 INDEX_FROM = 50_000  # rows; below, comparing with every one takes some milliseconds
 # Measured by benchmarks/gallery.py: recall@10 at a million rows, with and without a filter.
-_PROBES, _REFINE = 40, 10
+_PROBES, _REFINE = 30, 3
 _UNINDEXED_SHARE = 0.2
 _KEEP_VERSIONS = timedelta(minutes=10)  # a reader may still be in one
 _BEGUN = {"lock", "gallery.partial", *(f"{table}.lance" for table in TABLES)}
@@ -36,7 +36,7 @@ class LanceStore:
     """Rows in a folder, safe for many readers and writers of one machine.
 
     Every write is a new version: a process that dies leaves the last whole one. Below
-    ``INDEX_FROM`` rows a search compares with all of them; above, an IVF index with RaBitQ codes
+    ``INDEX_FROM`` rows a search compares with all of them; above, an IVF index with 8-bit codes
     picks candidates, which are compared exactly.
     """
 
@@ -131,13 +131,17 @@ class LanceStore:
                         table.create_index(column, config=BTree())
                 unindexed = self._unindexed(name)
                 if unindexed is None or unindexed > _UNINDEXED_SHARE * rows:
-                    table.create_index(VECTOR, config=IvfRq(distance_type="cosine"))
+                    table.create_index(VECTOR, config=IvfSq(distance_type="cosine"))
             table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
     def describe(self) -> dict[str, str]:
         size = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         unindexed = self._unindexed("pictures")
-        index = "none, exact" if unindexed is None else f"IVF with RaBitQ, {unindexed:,} rows aside"
+        index = (
+            "none, exact"
+            if unindexed is None
+            else f"IVF with 8-bit codes, {unindexed:,} rows aside"
+        )
         return {"store": "LanceDB", "size on disk": f"{size / 2**20:,.1f} MiB", "index": index}
 
     def close(self) -> None:
