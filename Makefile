@@ -41,6 +41,7 @@ test: lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/stage_one_profile.py
+	$(BIN)/python benchmarks/gallery.py --rows 100000 --out runs/store
 
 clean:
 	rm -rf $(VENV) $(DEMO)

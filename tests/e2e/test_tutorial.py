@@ -12,7 +12,9 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_every_command_of_the_tutorial_does_what_it_says(tmp_path, shapes, small_recipe_file, cache):
+def test_every_command_of_the_tutorial_does_what_it_says(
+    tmp_path, shapes, small_recipe_file, cache
+):
     archive = tmp_path / "archive"
     shutil.copytree(shapes / "images", archive)
     rows = [json.loads(line) for line in (shapes / "metadata.jsonl").read_text().splitlines()]

@@ -196,7 +196,7 @@ async function detail() {
   $("detail-captions").replaceChildren(...told.captions.map((caption) => element("li", {}, caption)));
   $("detail-metadata").replaceChildren(...Object.entries({ ...told.metadata, size: `${told.width} × ${told.height}` })
     .flatMap(([name, value]) => [element("dt", {}, name),
-      element("dd", {}, typeof value === "object" ? JSON.stringify(value) : String(value))]));
+      element("dd", {}, Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value))]));
   $("similar").onclick = () => { forgetPicture(); go({ item: null, q: "", similar: told.id }); dialog.close(); run(); };
   if (!dialog.open) dialog.showModal();
 }
