@@ -21,7 +21,7 @@ ROW = {"file_name": "a.jpg", "captions": ["a dog", "the dog"], "split": "train"}
 
 def test_the_three_formats_hold_the_same(tmp_path):
     rows = [
-        {**ROW, "year": "2020"},
+        {**ROW, "year": 2020},
         {"file_name": "b.jpg", "captions": ["ein Hund"], "split": "val"},
     ]
     for name in ("jsonl", "csv", "parquet"):
@@ -36,7 +36,7 @@ def test_the_three_formats_hold_the_same(tmp_path):
         items = read_manifest(tmp_path / name).items
         assert [item.captions for item in items] == [("a dog", "the dog"), ("ein Hund",)]
         assert [item.split for item in items] == ["train", "val"]
-        assert items[0].metadata["year"] == "2020"
+        assert items[0].metadata["year"] == 2020
         assert items[0].path == tmp_path / name / "a.jpg"
 
 

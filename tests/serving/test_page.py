@@ -54,7 +54,7 @@ def search(page, words: str) -> None:
 
 def test_words_find_pictures_best_first_and_the_address_can_be_shared(page, client):
     page.goto("/")
-    assert page.get_by_role("heading", name="Search 100 pictures").is_visible()
+    assert page.get_by_role("heading", name="Search 100 pictures").wait_for() is None
     search(page, "a red star")
     assert len(scores(page)) == 30
     assert scores(page) == sorted(scores(page), reverse=True)
