@@ -54,7 +54,9 @@ def search(page, words: str) -> None:
 
 def test_words_find_pictures_best_first_and_the_address_can_be_shared(page, client):
     page.goto("/")
-    assert page.get_by_role("heading", name="Search 100 pictures").wait_for() is None
+    heading = page.get_by_role("heading", name="Search 100 pictures")
+    heading.wait_for()
+    assert heading.is_visible()
     search(page, "a red star")
     assert len(scores(page)) == 30
     assert scores(page) == sorted(scores(page), reverse=True)
@@ -145,7 +147,6 @@ def test_detail_shows_captions_and_metadata_and_leads_to_similar_ones(page, clie
     page.get_by_role("button", name="More like this").click()
     page.wait_for_url("**similar=*")
     page.wait_for_selector("#results li")
-    shown = page.locator("#results button").evaluate_all("all => all.map(b => b.dataset.id)")
     similar = client.get(f"/v1/items/{wanted['id']}/similar", params={"top": 30}).json()["hits"]
     page.wait_for_function("() => !document.body.classList.contains('busy')")
     shown = page.locator("#results button").evaluate_all("all => all.map(b => b.dataset.id)")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualpath.gallery.errors import FieldError, GalleryError
 from dualpath.gallery.gallery import Gallery
-from dualpath.gallery.rows import Hit, Picture
+from dualpath.gallery.rows import Hit, Picture, picture_id
 from dualpath.serving.batching import Batcher
 from dualpath.serving.metrics import Metrics
 from dualpath.serving.pictures import decode_upload, keep_upload
@@ -123,8 +123,6 @@ class Service:
             return await run_in_threadpool(render)
 
     def _holds(self, path: Path) -> bool:
-        from dualpath.gallery.rows import picture_id
-
         return self.gallery.get(picture_id(path)) is not None
 
     async def _keep_up(self) -> None:
