@@ -54,9 +54,10 @@ class Lance:
 
     def __init__(self, folder: Path, dim: int) -> None:
         self.folder, self.store = folder, open_store(str(folder))
-        with self.store.writing():
-            self.store.write_about({"dim": dim})
-            self.store.add_fields(FIELDS)
+        if self.store.read_about() is None:
+            with self.store.writing():
+                self.store.write_about({"dim": dim})
+                self.store.add_fields(FIELDS)
 
     def insert(self, start: int, chunk: np.ndarray) -> None:
         count, wanted = len(chunk), schema("pictures", chunk.shape[1], FIELDS)

@@ -106,7 +106,7 @@ def main() -> None:
     server = subprocess.Popen([*command, "--rate", "1000000/second"])
     url, console = f"http://127.0.0.1:{port}", Console(soft_wrap=True)
     try:
-        while True:
+        while server.poll() is None:
             try:
                 if httpx.get(f"{url}/readyz").status_code == 200:
                     break

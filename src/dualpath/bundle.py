@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.models.dual_path import DualPathNetwork, build_network
+from dualpath.models.text_transformer import SentenceEncoderError, TextTransformer
 from dualpath.recipe import Recipe, RecipeError, read_recipe, write_recipe
 
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"
-FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD)
+SENTENCE_ENCODER = "sentence_encoder.json"  # the configuration of a transformer text path
+FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER)
 _FORMAT = "dualpath-1"
 
 
@@ -45,6 +47,8 @@ def write_bundle(folder: Path, parts: Parts) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_recipe(parts.recipe, folder / RECIPE)
         parts.tokenizer.save(folder / TOKENIZER)
+        if isinstance(parts.network.text_encoder, TextTransformer):
+            parts.network.text_encoder.backbone.config.to_json_file(folder / SENTENCE_ENCODER)
         text = json.dumps(parts.metrics, indent=2, ensure_ascii=False)
         (folder / METRICS).write_text(text + "\n", encoding="utf-8")
         (folder / CARD).write_text(_card(parts), encoding="utf-8")
@@ -74,9 +78,21 @@ def read_bundle(source: str | Path) -> Parts:
         metrics = _read_metrics(folder / METRICS)
     except (RecipeError, ValueError) as error:
         raise BundleError(str(error)) from error
-    network = build_network(recipe, tokenizer.rows)
+    try:
+        network = build_network(_with_own_configuration(recipe, folder), tokenizer.rows)
+    except SentenceEncoderError as error:
+        raise BundleError(str(error)) from error
     _load_weights(network, folder / WEIGHTS)
     return Parts(network.eval(), tokenizer, recipe, metrics)
+
+
+def _with_own_configuration(recipe: Recipe, folder: Path) -> Recipe:
+    """Let a sentence encoder be built from the bundle, wherever it once came from."""
+    if recipe.text_encoder.transformer is None:
+        return recipe
+    own = {"transformer": str(folder / SENTENCE_ENCODER)}
+    text = recipe.text_encoder.model_copy(update=own)
+    return recipe.model_copy(update={"text_encoder": text})
 
 
 def find_bundle(source: str | Path) -> Path:
@@ -130,6 +146,14 @@ def _load_weights(network: DualPathNetwork, path: Path) -> None:
         ) from error
 
 
+def describe_text_encoder(parts: Parts) -> str:
+    """Tell in a line what reads the sentences."""
+    text, words = parts.recipe.text_encoder, f"{parts.tokenizer.rows - 1:,}"
+    if text.transformer is not None:
+        return f"sentence encoder {Path(text.transformer).name}, {words} subwords"
+    return f"text CNN, width {text.width:g}, {words} words ({text.vocabulary} vocabulary)"
+
+
 def _card(parts: Parts) -> str:
     recipe, metrics = parts.recipe, parts.metrics
     lines = [
@@ -144,8 +168,7 @@ def _card(parts: Parts) -> str:
         "",
         f"- image encoder: {recipe.image_encoder.backbone} at {recipe.image_encoder.input_size} "
         "pixels, two-layer head",
-        f"- text encoder: text CNN, width {recipe.text_encoder.width:g}, "
-        f"{parts.tokenizer.rows - 1:,} words ({recipe.text_encoder.vocabulary} vocabulary)",
+        f"- text encoder: {describe_text_encoder(parts)}",
         f"- space: {recipe.dim} dimensions, cosine",
         f"- seed: {recipe.seed}",
     ]

@@ -14,7 +14,13 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 ParameterGroup = Literal[
-    "image_backbone", "image_head", "word_embedding", "text_trunk", "norm_scale", "classifier"
+    "image_backbone",
+    "image_head",
+    "word_embedding",
+    "text_backbone",
+    "text_trunk",
+    "norm_scale",
+    "classifier",
 ]
 
 
@@ -41,19 +47,50 @@ class SplitRecipe(_Strict):
 
 
 class TextEncoderRecipe(_Strict):
-    """Tokenizer and text CNN (paper, section 3.2; layer table in ``models/text_cnn.py``)."""
+    """Tokenizer and text CNN (paper, section 3.2; layer table in ``models/text_cnn.py``).
 
-    vocabulary: Literal["paper", "modern"] = "modern"
+    ``trunk``: ``bottleneck`` is the paper's, of which ``depths``, ``padding`` and
+    ``position_shift`` tell; ``residual`` is ``models/text_residual.py``, of which ``layers`` and
+    ``dropout`` tell. ``width`` 1 is 2,048 channels in either.
+    ``transformer``: a pretrained Hugging Face sentence encoder, by name or folder, instead of the
+    text CNN. It brings its own words (``vocabulary: subword``), of which ``max_words`` are kept.
+    """
+
+    transformer: str | None = None
+    vocabulary: Literal["paper", "modern", "subword"] = "modern"
     min_count: Positive = 2
     max_words: Positive = 32
     word_vectors: Path | None = None
     embedding_dim: Positive = 300
+    trunk: Literal["bottleneck", "residual"] = "bottleneck"
+    layers: Annotated[int, Field(ge=0)] = 2
+    dropout: Fraction = 0.0
     width: Annotated[float, Field(gt=0.0)] = 1.0
     depths: tuple[Positive, Positive, Positive, Positive] = (3, 4, 6, 1)
     padding: Literal["masked", "unmasked"] = "masked"
     pooling: Literal["max", "mean"] = "max"
     position_shift: bool = True
     word_dropout: Fraction = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _transformer_brings_its_words(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("transformer"):
+            own = {"vocabulary": "subword", "position_shift": False, "max_words": 64}
+            return own | values
+        return values
+
+    @model_validator(mode="after")
+    def _transformer_has_no_words_of_ours(self) -> "TextEncoderRecipe":
+        ours = self.position_shift or self.word_dropout or self.word_vectors
+        if (self.vocabulary == "subword") != (self.transformer is not None):
+            raise ValueError("vocabulary: subword and transformer belong together")
+        if self.transformer and ours:
+            raise ValueError(
+                "position_shift, word_dropout and word_vectors are of the text CNN; leave them out "
+                "beside transformer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _paper_vocabulary_has_what_it_needs(self) -> "TextEncoderRecipe":
@@ -165,6 +202,8 @@ class StageRecipe(_Strict):
 
     ``captions_of``: whether a picture meets its own captions, or any of its instance (the
     paper's way on CUHK-PEDES, where a caption may tell of another picture of the person).
+    ``sentence_encoder``: of a transformer text path; frozen, its features are kept like those of
+    a frozen backbone.
     """
 
     name: str
@@ -173,6 +212,7 @@ class StageRecipe(_Strict):
     captions_per_picture: Positive = 1
     captions_of: Literal["picture", "instance"] = "picture"
     backbone: Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"] = "trained"
+    sentence_encoder: Literal["trained", "frozen"] = "trained"
     flip: bool = True
     crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0
     instance: InstanceLossRecipe | None = None

@@ -1,13 +1,16 @@
 """Sentences to word numbers, by a Hugging Face ``tokenizers`` WordLevel model.
 
-Two modes (paper, section 4.1):
+Three modes, the first two of paper, section 4.1:
 
 * **paper**: case-sensitive; the vocabulary is the training words that have a vector, in the order
   of the vector file; other words are dropped and take up no position.
 * **modern**: lower-cased (NFC, accents kept), words seen at least ``min_count`` times, the
   others become ``[UNK]``; characters of Chinese and Japanese are words of their own.
 
-Number 0 is padding in both.
+* **subword**: the tokenizer of a pretrained sentence encoder, its special tokens included; number
+  i + 1 is its token i.
+
+Number 0 is padding in all.
 """
 
 from collections import Counter
@@ -26,7 +29,8 @@ from tokenizers.pre_tokenizers import Split
 
 PADDING = "[PAD]"
 UNKNOWN = "[UNK]"
-Vocabulary = Literal["paper", "modern"]
+WordVocabulary = Literal["paper", "modern"]
+Vocabulary = Literal["paper", "modern", "subword"]
 
 # The delimiters of the authors' code: hyphen, space, full stop, comma and round brackets.
 _PAPER_DELIMITERS = r"[\s\-.,()?]+"
@@ -38,11 +42,13 @@ class Tokenizer:
 
     Args:
         words: the vocabulary, in order; word ``i`` gets number ``i + 1``.
-        vocabulary: which of the two modes.
+        vocabulary: which mode of the two that are built from words.
         max_words: words kept of a sentence.
     """
 
-    def __init__(self, words: Sequence[str], vocabulary: Vocabulary, max_words: int) -> None:
+    vocabulary: Vocabulary
+
+    def __init__(self, words: Sequence[str], vocabulary: WordVocabulary, max_words: int) -> None:
         numbers = {word: number for number, word in enumerate([PADDING, *words, UNKNOWN])}
         tokenizer = HuggingFaceTokenizer(WordLevel(numbers, unk_token=UNKNOWN))
         _set_pipeline(tokenizer, vocabulary)
@@ -58,6 +64,9 @@ class Tokenizer:
             tokenizer._tokenizer = HuggingFaceTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path}: not a tokenizer file ({error})") from error
+        if vocabulary == "subword":
+            tokenizer._tokenizer.no_padding()
+            tokenizer._tokenizer.enable_truncation(max_words)
         tokenizer.vocabulary = vocabulary
         tokenizer.max_words = max_words
         return tokenizer
@@ -68,9 +77,12 @@ class Tokenizer:
 
     @property
     def rows(self) -> int:
-        """Rows of the word-embedding table: padding, the words and, if modern, ``[UNK]``."""
+        """Rows of the word-embedding table: padding, the words and, if modern, ``[UNK]``.
+
+        In the subword mode: the numbers there are, padding included.
+        """
         size = int(self._tokenizer.get_vocab_size())
-        return size if self.vocabulary == "modern" else size - 1
+        return {"paper": size - 1, "modern": size, "subword": size + 1}[self.vocabulary]
 
     @property
     def words(self) -> list[str]:
@@ -90,6 +102,12 @@ class Tokenizer:
         [[1, 2, 1, 3], [0, 0, 0, 0]]
         """
         numbers = np.zeros((len(sentences), self.max_words), dtype=np.int64)
+        if self.vocabulary == "subword":
+            for row, encoding in zip(
+                numbers, self._tokenizer.encode_batch(list(sentences)), strict=True
+            ):
+                row[: len(encoding.ids)] = np.asarray(encoding.ids) + 1
+            return numbers
         unknown = self._tokenizer.token_to_id(UNKNOWN) if self.vocabulary == "paper" else 0
         encodings = self._tokenizer.encode_batch(list(sentences), add_special_tokens=False)
         for row, encoding in zip(numbers, encodings, strict=True):
@@ -99,7 +117,7 @@ class Tokenizer:
         return numbers
 
 
-def count_words(sentences: Iterable[str], vocabulary: Vocabulary) -> Counter[str]:
+def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter[str]:
     """Count the words of sentences as the given mode splits them, in order of first sight."""
     tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     _set_pipeline(tokenizer, vocabulary)
@@ -115,7 +133,7 @@ def modern_vocabulary(counts: Counter[str], min_count: int) -> list[str]:
     return [word for word, _ in sorted(frequent, key=lambda pair: (-pair[1], pair[0]))]
 
 
-def _set_pipeline(tokenizer: HuggingFaceTokenizer, vocabulary: Vocabulary) -> None:
+def _set_pipeline(tokenizer: HuggingFaceTokenizer, vocabulary: WordVocabulary) -> None:
     if vocabulary == "paper":
         tokenizer.pre_tokenizer = Split(Regex(_PAPER_DELIMITERS), "removed")
         return

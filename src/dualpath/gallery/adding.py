@@ -20,7 +20,7 @@ from dualpath.gallery.rows import Picture, picture_id, to_rows, words_of
 from dualpath.gallery.store import Store
 
 _CHUNK = 64  # pictures decoded ahead
-_COMMIT = 4  # chunks in one write: what a kill loses
+_COMMIT = 2  # chunks in one write: what a kill loses
 
 
 @dataclass

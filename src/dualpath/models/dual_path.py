@@ -6,15 +6,21 @@ from torch import Tensor, nn
 
 from dualpath.models.image_cnn import ImageCNN, backbone_preprocessing, create_backbone
 from dualpath.models.text_cnn import TextCNN
+from dualpath.models.text_residual import ResidualTextCNN
+from dualpath.models.text_transformer import TextTransformer, create_sentence_encoder
 from dualpath.recipe import Recipe
 
+_TRANSFORMER_HIDDEN = 1024  # of the head over a sentence encoder
 _STRIDE = 32  # of the last map, in every ImageNet CNN of the paper
+
+
+TextEncoder = TextCNN | ResidualTextCNN | TextTransformer
 
 
 class DualPathNetwork(nn.Module):
     """Both encoders; ``dim`` numbers out of each."""
 
-    def __init__(self, image_encoder: ImageCNN, text_encoder: TextCNN) -> None:
+    def __init__(self, image_encoder: ImageCNN, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -43,9 +49,11 @@ class DualPathNetwork(nn.Module):
         """Embed sentences as unit vectors, (m, dim).
 
         Args:
-            token_ids: (m, words) int64, left-aligned.
+            token_ids: (m, words) int64, left-aligned; or kept features of a sentence encoder.
             average: add the features of every placement (paper, section 5.1); else left-aligned.
         """
+        if not isinstance(self.text_encoder, TextCNN):
+            return F.normalize(self.text_encoder(token_ids))
         if not average:
             starts = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
             return F.normalize(self.text_encoder(self.text_encoder.place(token_ids, starts)))
@@ -79,7 +87,7 @@ def build_network(
         load_backbone: load the backbone's pretrained weights, as the recipe says.
     """
     recipe = complete_recipe(recipe)
-    image, text = recipe.image_encoder, recipe.text_encoder
+    image = recipe.image_encoder
     assert image.input_size is not None
     assert image.mean is not None
     assert image.std is not None
@@ -99,14 +107,32 @@ def build_network(
             mean=image.mean,
             std=image.std,
         ),
-        TextCNN(
+        _text_encoder(recipe, embedding_rows, load=load_backbone),
+    )
+
+
+def _text_encoder(recipe: Recipe, embedding_rows: int, *, load: bool) -> TextEncoder:
+    text = recipe.text_encoder
+    if text.transformer is not None:
+        backbone = create_sentence_encoder(text.transformer, load=load)
+        return TextTransformer(backbone, recipe.dim, hidden=_TRANSFORMER_HIDDEN)
+    if text.trunk == "residual":
+        return ResidualTextCNN(
             embedding_rows,
             embedding_dim=text.embedding_dim,
             dim=recipe.dim,
-            width=text.width,
-            depths=text.depths,
-            max_words=text.max_words,
-            padding=text.padding,
+            channels=max(1, round(2048 * text.width)),
+            layers=text.layers,
             pooling=text.pooling,
-        ),
+            dropout=text.dropout,
+        )
+    return TextCNN(
+        embedding_rows,
+        embedding_dim=text.embedding_dim,
+        dim=recipe.dim,
+        width=text.width,
+        depths=text.depths,
+        max_words=text.max_words,
+        padding=text.padding,
+        pooling=text.pooling,
     )

@@ -11,7 +11,7 @@ from timm.models.vgg import VGG
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dualpath.models.layers import batch_norm, initialise_linear
+from dualpath.models.layers import head
 
 BackboneMode = Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"]
 
@@ -52,14 +52,7 @@ class ImageCNN(nn.Module):
         self.window = window
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.head = nn.Sequential(
-            nn.Linear(backbone_dim, hidden, bias=False),
-            batch_norm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, dim, bias=False),
-            batch_norm(dim),
-        )
-        self.head.apply(initialise_linear)
+        self.head = head(backbone_dim, hidden, dim)
         self._mode: BackboneMode = "trained"
         self._momentum = {n: norm.momentum for n, norm in _batch_norms(self.backbone).items()}
 

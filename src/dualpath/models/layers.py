@@ -10,6 +10,19 @@ def batch_norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.05)
 
 
+def head(features: int, hidden: int, dim: int) -> nn.Sequential:
+    """Linear, BN, ReLU, linear, BN: what stands between pretrained features and the space."""
+    layers = nn.Sequential(
+        nn.Linear(features, hidden, bias=False),
+        batch_norm(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, dim, bias=False),
+        batch_norm(dim),
+    )
+    layers.apply(initialise_linear)
+    return layers
+
+
 def initialise_linear(module: nn.Module) -> None:
     """Uniform in +-sqrt(3 / fan_in), a variance of 1 / fan_in (authors' code)."""
     if isinstance(module, nn.Linear):

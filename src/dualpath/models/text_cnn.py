@@ -54,11 +54,11 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor, neighbours: _Neighbours) -> Tensor:
         """Map (rows, channels) to (rows after the stride, out channels)."""
         inner = F.relu(self.reduce_norm(self.reduce(x)))
-        current = inner if self.stride == 1 else _gather(inner, neighbours.current)
-        both = torch.cat([_gather(inner, neighbours.previous), current], dim=1)
+        current = inner if self.stride == 1 else gather_rows(inner, neighbours.current)
+        both = torch.cat([gather_rows(inner, neighbours.previous), current], dim=1)
         inner = F.relu(self.convolve_norm(self.convolve(both)))
         if self.stride != 1:
-            x = _gather(x, neighbours.current)
+            x = gather_rows(x, neighbours.current)
         if self.shortcut is not None:
             x = self.shortcut(x)
         return F.relu(x + self.expand_norm(self.expand(inner)))
@@ -93,7 +93,7 @@ class TextCNN(nn.Module):
         super().__init__()
         self.masked = padding == "masked"
         self.max_words = max_words
-        self._pool = _max_pool if pooling == "max" else _mean_pool
+        self._pool = max_pool if pooling == "max" else mean_pool
         self.embedding = nn.Embedding(embedding_rows, embedding_dim, padding_idx=0)
         self.embedding_bias = nn.Parameter(torch.zeros(embedding_dim))
         self.embedding_norm = batch_norm(embedding_dim)
@@ -213,19 +213,19 @@ def _neighbours(present: Tensor, stride: int) -> tuple[Tensor, _Neighbours]:
     return present, _Neighbours(previous[present], current[present])
 
 
-def _gather(x: Tensor, rows: Tensor) -> Tensor:
+def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     """Take rows, counted from 1; row 0 is zeros. ``F.embedding`` has the fastest gradient."""
     return F.embedding(rows, F.pad(x, (0, 0, 1, 0)))
 
 
-def _max_pool(x: Tensor, present: Tensor) -> Tensor:
+def max_pool(x: Tensor, present: Tensor) -> Tensor:
     """Maximum over the rows of each sentence, (batch, channels)."""
     rows = present.flatten().cumsum(0).view_as(present) * present
     rows = rows.where(present, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
     return F.embedding(rows - 1, x).amax(dim=1)
 
 
-def _mean_pool(x: Tensor, present: Tensor) -> Tensor:
+def mean_pool(x: Tensor, present: Tensor) -> Tensor:
     """Mean over the rows of each sentence, (batch, channels)."""
     lengths = present.sum(dim=1)
     owners = torch.repeat_interleave(lengths)

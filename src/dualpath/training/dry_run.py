@@ -7,7 +7,6 @@ import torch
 
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network, complete_recipe
-from dualpath.models.text_cnn import TextCNN
 from dualpath.recipe import ExpectedRecipe, Recipe, RecipeError, StageRecipe
 from dualpath.training.stages import augment_words, build_optimizer, parameter_groups
 
@@ -119,7 +118,7 @@ def _activations(network: Any, recipe: Recipe, pictures: int, stage: StageRecipe
 
     size = recipe.image_encoder.input_size
     assert size is not None, "the recipe was completed"
-    encoder: TextCNN = network.text_encoder
+    encoder = network.text_encoder
     sentences = pictures * stage.captions_per_picture
     words = min(12, recipe.text_encoder.max_words)
     token_ids = torch.randint(1, encoder.embedding.num_embeddings, (sentences, words))

@@ -14,6 +14,8 @@ from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.word_vectors import WordVectorError, read_word_vectors
 from dualpath.embedding import Advance, unwatched
 from dualpath.models.text_cnn import TextCNN
+from dualpath.models.text_residual import ResidualTextCNN
+from dualpath.models.text_transformer import sentence_tokenizer_file
 from dualpath.recipe import Recipe
 
 Say = Callable[[str], None]
@@ -86,6 +88,10 @@ class Words:
 def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
     """Build the vocabulary from the training captions, read its vectors, and say the coverage."""
     text = recipe.text_encoder
+    if text.transformer is not None:
+        file = sentence_tokenizer_file(text.transformer)
+        return Words(Tokenizer.load(file, "subword", text.max_words), None)
+    assert text.vocabulary != "subword"
     captions = [caption for item in items for caption in item.captions]
     counts = count_words(captions, text.vocabulary)
     found = read_word_vectors(text.word_vectors, counts.keys()) if text.word_vectors else {}
@@ -114,7 +120,7 @@ def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
 
 
 @torch.no_grad()
-def set_word_vectors(text_encoder: TextCNN, vectors: torch.Tensor) -> None:
+def set_word_vectors(text_encoder: TextCNN | ResidualTextCNN, vectors: torch.Tensor) -> None:
     """Put vectors into the word table.
 
     Words without one get random numbers of the spread of the others; padding stays zero.

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.losses.ranking import contrastive_loss, mined_ranking_loss, ranking_loss
-from dualpath.models.dual_path import DualPathNetwork
+from dualpath.models.dual_path import DualPathNetwork, TextEncoder
 from dualpath.models.text_cnn import TextCNN
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import (
     OptimizerRecipe,
     ParameterGroup,
@@ -31,18 +32,25 @@ def parameter_groups(
 ) -> dict[ParameterGroup, list[nn.Parameter]]:
     """Return every parameter under the name by which recipes set its rate."""
     image, text = network.image_encoder, network.text_encoder
-    embedding = [*text.embedding.parameters(), text.embedding_bias]
+    embedding, backbone = [], []
+    if isinstance(text, TextTransformer):
+        backbone = list(text.backbone.parameters())
+    else:
+        embedding = list(text.embedding.parameters())
+    if isinstance(text, TextCNN):
+        embedding.append(text.embedding_bias)
     scales = [
         layer.weight
         for part in (image.head, text)
         for layer in part.modules()
         if isinstance(layer, nn.BatchNorm1d)
     ]
-    named = {id(parameter) for parameter in (*embedding, *scales)}
+    named = {id(parameter) for parameter in (*embedding, *backbone, *scales)}
     return {
         "image_backbone": list(image.backbone.parameters()),
         "image_head": [p for p in image.head.parameters() if id(p) not in named],
         "word_embedding": embedding,
+        "text_backbone": backbone,
         "text_trunk": [p for p in text.parameters() if id(p) not in named],
         "norm_scale": scales,
         "classifier": list(classifier.parameters()),
@@ -97,19 +105,23 @@ def rate_factor(schedule: ScheduleRecipe, step: int, steps_per_epoch: int, epoch
     return 1.0
 
 
-def augment_words(encoder: TextCNN, token_ids: Tensor, recipe: TextEncoderRecipe) -> Tensor:
+def augment_words(encoder: TextEncoder, token_ids: Tensor, recipe: TextEncoderRecipe) -> Tensor:
     """Drop words (they become unknown) and place sentences (paper, section 4.1, position shift).
 
     Args:
         token_ids: (batch, words) int64, left-aligned.
 
     Returns:
-        (batch, positions) int64.
+        (batch, positions) int64. Only the paper's CNN places sentences.
     """
+    if isinstance(encoder, TextTransformer):
+        return token_ids
     if recipe.word_dropout:
         dropped = torch.rand(token_ids.shape, device=token_ids.device) < recipe.word_dropout
         unknown = encoder.embedding.num_embeddings - 1
         token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
+    if not isinstance(encoder, TextCNN):
+        return token_ids
     if recipe.position_shift:
         return encoder.place_at_random(token_ids)
     starts = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)

@@ -14,6 +14,7 @@ from dualpath.data.views import WHOLE
 from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import instance_numbers
 from dualpath.models.dual_path import build_network, complete_recipe
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import Recipe, read_recipe, write_recipe
 from dualpath.training.checkpoints import CheckpointError
 from dualpath.training.clusters import cluster_instances
@@ -134,6 +135,7 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, words.tokenizer.rows, load_backbone=True)
     if words.vectors is not None:
+        assert not isinstance(network.text_encoder, TextTransformer)
         set_word_vectors(network.text_encoder, words.vectors)
     folder.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, folder / "recipe.yaml")
