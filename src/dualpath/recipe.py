@@ -174,6 +174,20 @@ class ContrastiveLossRecipe(_Strict):
     temperature: Annotated[float, Field(gt=0.0)] = 0.05
 
 
+class DistillationRecipe(_Strict):
+    """Sentences learn to lie where those of a trained model do, and pictures begin as they do.
+
+    ``teacher``: a bundle of the same ``dim`` and image path. ``captions``: further sentences
+    without pictures (a text file, or JSON lines with ``captions``), ``captions_per_batch`` of which
+    join each batch.
+    """
+
+    teacher: Path
+    weight: Annotated[float, Field(gt=0.0)] = 10.0
+    captions: Path | None = None
+    captions_per_batch: Positive = 256
+
+
 class OptimizerRecipe(_Strict):
     """Optimiser; ``rates`` multiply ``lr`` for the named parameter groups.
 
@@ -218,6 +232,7 @@ class StageRecipe(_Strict):
     instance: InstanceLossRecipe | None = None
     ranking: RankingLossRecipe | None = None
     contrastive: ContrastiveLossRecipe | None = None
+    distillation: DistillationRecipe | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     validate_every: Positive = 1
@@ -226,6 +241,13 @@ class StageRecipe(_Strict):
     def _has_a_loss(self) -> "StageRecipe":
         if not (self.instance or self.ranking or self.contrastive):
             raise ValueError("a stage needs at least one of instance, ranking, contrastive")
+        mined = self.ranking is not None and self.ranking.negatives == "mined"
+        if mined and self.distillation:
+            raise ValueError("distillation and mined negatives do not go together")
+        if self.sentence_encoder == "frozen" and (mined or self.distillation):
+            raise ValueError(
+                "a frozen sentence encoder goes with neither mined negatives nor distillation"
+            )
         return self
 
 

@@ -7,7 +7,7 @@ from the history of a generator, so training can go on from any step of any epoc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +33,18 @@ class Batch(NamedTuple):
     """A batch on its way to the network; n pictures, m captions.
 
     pictures: (n, 3, size, size) uint8, or (n, backbone dim) float32 cached features.
-    token_ids: (m, words) int64, left-aligned, padded with 0.
+    token_ids: (m, words) int64, left-aligned, padded with 0; or (m, width) float32, kept features
+    of a frozen sentence encoder.
     owners: (m,) int64, which of the n pictures each caption describes.
     instance_ids: (n,) int64, the class of each picture.
+    targets: (m, dim) float32, where a teacher embeds the captions.
     """
 
     pictures: torch.Tensor
     token_ids: torch.Tensor
     owners: torch.Tensor
     instance_ids: torch.Tensor
+    targets: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -198,18 +201,37 @@ class FeaturePictures:
 
 
 class PairDataset(Dataset[Batch]):
-    """Make the batch of a plan; used with ``DataLoader(sampler=plans, batch_size=None)``."""
+    """Make the batch of a plan; used with ``DataLoader(sampler=plans, batch_size=None)``.
 
-    def __init__(self, table: CaptionTable, pictures: PixelPictures | FeaturePictures) -> None:
+    Args:
+        sentences: (captions, width) float32, given instead of the tokens.
+        targets: (captions, dim) float32, of a teacher.
+    """
+
+    def __init__(
+        self,
+        table: CaptionTable,
+        pictures: PixelPictures | FeaturePictures,
+        sentences: npt.NDArray[np.float32] | None = None,
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self._table = table
         self.pictures = pictures
+        self._sentences = sentences
+        self._targets = targets
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
-        token_ids = self._table.token_ids[plan.captions]
-        longest = max(1, int((token_ids != 0).sum(axis=1).max()))
+        targets = None if self._targets is None else self._targets[plan.captions]
         return Batch(
             pictures=self.pictures.draw(plan.pictures, plan.seed),
-            token_ids=torch.from_numpy(token_ids[:, :longest]),
+            token_ids=torch.from_numpy(self._read(plan.captions)),
             owners=torch.from_numpy(plan.owners),
             instance_ids=torch.from_numpy(self._table.instance_ids[plan.pictures]),
+            targets=None if targets is None else torch.from_numpy(targets),
         )
+
+    def _read(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        if self._sentences is not None:
+            return self._sentences[captions]
+        token_ids = self._table.token_ids[captions]
+        return token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))]

@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dualpath.data.manifest import Item
@@ -13,9 +16,11 @@ from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import RenderedPictures, View
 from dualpath.embedding import Advance, unwatched
 from dualpath.models.image_cnn import ImageCNN
+from dualpath.models.text_transformer import TextTransformer
 
 _BATCH = 32
 _STORE_EVERY = 8  # batches
+_SENTENCES = 256  # in a batch
 
 
 def cached_features(
@@ -56,14 +61,54 @@ def cached_features(
     )
 
 
+def cached_sentences(
+    encoder: TextTransformer,
+    token_ids: npt.NDArray[np.int64],
+    cache_folder: Path,
+    advance: Advance = unwatched,
+) -> npt.NDArray[np.float32]:
+    """Return a frozen sentence encoder's features, (sentences, width), computing what is missing.
+
+    Args:
+        token_ids: (sentences, positions) int64, padded with 0.
+        advance: called with the number of sentences done since the last call.
+    """
+    key = _weights_digest(encoder.backbone).hexdigest()
+    store = VectorStore(cache_folder / "sentence_features" / key, encoder.backbone_dim)
+    hashes = [
+        hashlib.blake2b(row[row > 0].tobytes(), digest_size=16).hexdigest() for row in token_ids
+    ]
+    missing = {h: row for row, h in enumerate(hashes) if h not in store}
+    advance(len(hashes) - len(missing))
+    lengths = (token_ids > 0).sum(axis=1)
+    shortest_first = sorted(missing.items(), key=lambda pair: lengths[pair[1]])
+    device = next(encoder.backbone.parameters()).device
+    was_training = encoder.training
+    encoder.eval()
+    for start in range(0, len(shortest_first), _SENTENCES):
+        names, rows = zip(*shortest_first[start : start + _SENTENCES], strict=True)
+        batch = token_ids[list(rows), : max(1, lengths[rows[-1]])]
+        with torch.no_grad():
+            vectors = encoder.backbone_features(torch.from_numpy(batch).to(device))
+        store.add(names, vectors.float().cpu().numpy())
+        advance(len(rows))
+    encoder.train(was_training)
+    return store.vectors()[store.rows(hashes)]
+
+
 def _key(image_encoder: ImageCNN, size: int) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(image_encoder.backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest = _weights_digest(image_encoder.backbone)
     for tensor in (image_encoder.mean, image_encoder.std):
         digest.update(tensor.cpu().numpy().tobytes())
     return f"{digest.hexdigest()}-{size}-{image_encoder.backbone_dim}"
+
+
+def _weights_digest(module: nn.Module) -> "hashlib.blake2b":
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from dualpath.models.text_cnn import TextCNN
 from dualpath.models.text_residual import ResidualTextCNN
 from dualpath.models.text_transformer import sentence_tokenizer_file
 from dualpath.recipe import Recipe
+from dualpath.training.distillation import read_captions
 
 Say = Callable[[str], None]
 
@@ -93,6 +94,8 @@ def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
         return Words(Tokenizer.load(file, "subword", text.max_words), None)
     assert text.vocabulary != "subword"
     captions = [caption for item in items for caption in item.captions]
+    for path in {s.distillation.captions for s in recipe.stages if s.distillation}:
+        captions += read_captions(path) if path else []
     counts = count_words(captions, text.vocabulary)
     found = read_word_vectors(text.word_vectors, counts.keys()) if text.word_vectors else {}
     if text.word_vectors and not found:

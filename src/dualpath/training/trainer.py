@@ -16,25 +16,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from dualpath.data.manifest import Item
 from dualpath.data.pairs import (
     Batch,
     EpochPlan,
     FeaturePictures,
     PairDataset,
-    PixelPictures,
     tabulate_captions,
 )
-from dualpath.data.views import View, fixed_views
 from dualpath.embedding import DualPath
+from dualpath.losses.distillation import distillation_loss
 from dualpath.losses.instance import InstanceClassifier
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from dualpath.training.feature_cache import cached_features
+from dualpath.training.distillation import Teacher
 from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
 from dualpath.training.mining import mine_captions
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
+from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.stages import (
     Mined,
     augment_words,
@@ -129,23 +129,49 @@ class Trainer:
     def _run_stage(self, stage: StageRecipe, optimizer_state: dict[str, Any] | None) -> None:
         network, progress = self._plain_network, self._progress
         network.image_encoder.set_backbone(stage.backbone)
+        if isinstance(network.text_encoder, TextTransformer):
+            network.text_encoder.set_backbone(stage.sentence_encoder)
         groups = parameter_groups(network, self._plain_classifier)
         optimizer = self._accelerator.prepare_optimizer(build_optimizer(stage.optimizer, groups))
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
         self._optimizer = optimizer
-        pictures, val_features = self._stage_pictures(stage)
-        dataset = PairDataset(self._train_table, pictures)
+        teacher = self._meet_teacher(stage)
+        data = stage_data(
+            self._model,
+            self._data,
+            self._train_table,
+            stage,
+            teacher.targets if teacher else None,
+            self._cache,
+            self._display,
+        )
         for epoch in range(progress.epoch, stage.epochs):
-            self._run_epoch(stage, dataset, optimizer)
+            self._run_epoch(stage, data.train, teacher, optimizer)
             last = epoch + 1 == stage.epochs
             if last or (epoch + 1) % stage.validate_every == 0:
-                self._validate(stage, val_features)
+                self._validate(stage, data)
             self._display.epoch_done(progress.history[-1])
             progress.epoch, progress.step = epoch + 1, 0
             if last:
                 self._end_stage()
             self._save()
+
+    def _meet_teacher(self, stage: StageRecipe) -> Teacher | None:
+        """Return the teacher of a stage; a stage that begins takes over its image path."""
+        if stage.distillation is None:
+            return None
+        teacher = Teacher(
+            stage.distillation,
+            [caption for item in self._data.train for caption in item.captions],
+            self._model.tokenizer.encode,
+            self._recipe.dim,
+            self._cache,
+            self._display,
+        )
+        if self._progress.epoch == self._progress.step == 0:
+            teacher.hand_over_images(self._plain_network)
+        return teacher
 
     def _end_stage(self) -> None:
         """Go to the next stage, from the best weights so far where the recipe keeps the best."""
@@ -157,7 +183,11 @@ class Trainer:
         self._progress.epoch = 0
 
     def _run_epoch(
-        self, stage: StageRecipe, dataset: PairDataset, optimizer: torch.optim.Optimizer
+        self,
+        stage: StageRecipe,
+        dataset: PairDataset,
+        teacher: Teacher | None,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         progress, plan = self._progress, self._rest_of_epoch(stage)
         workers = 0 if isinstance(dataset.pictures, FeaturePictures) else self._recipe.workers
@@ -181,7 +211,8 @@ class Trainer:
                 set_learning_rate(
                     optimizer, rate_factor(stage.schedule, step, len(plan), stage.epochs)
                 )
-                losses = self._step(stage, _to_device(batch, self._accelerator.device), optimizer)
+                batch = _to_device(batch, self._accelerator.device)
+                losses = self._step(stage, batch, teacher, optimizer)
                 progress.step += 1
                 for name, value in losses.items():
                     progress.totals[name] = progress.totals.get(name, 0.0) + value
@@ -210,7 +241,11 @@ class Trainer:
         )
 
     def _step(
-        self, stage: StageRecipe, batch: Batch, optimizer: torch.optim.Optimizer
+        self,
+        stage: StageRecipe,
+        batch: Batch,
+        teacher: Teacher | None,
+        optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
         progress, recipe = self._progress, self._recipe
         place = (recipe.seed, progress.stage, progress.epoch, progress.step)
@@ -227,6 +262,10 @@ class Trainer:
                 stage.ranking.candidates,
             )
             token_ids = _stacked(token_ids, mined_tokens)
+        unpaired = teacher.draw(self._accelerator.device) if teacher else None
+        if unpaired is not None:
+            words = augment_words(text_encoder, unpaired[0], recipe.text_encoder)
+            token_ids = _stacked(token_ids, words)
         with self._accelerator.autocast():
             image_features, text_features = self._network(batch.pictures, token_ids)
         image_features, text_features = image_features.float(), text_features.float()
@@ -242,6 +281,12 @@ class Trainer:
             batch.instance_ids,
             None if mined_ids is None else Mined(text_features[captions:], mined_ids),
         )
+        if stage.distillation is not None:
+            assert batch.targets is not None
+            targets = [batch.targets] if unpaired is None else [batch.targets, unpaired[1]]
+            losses["distillation"] = stage.distillation.weight * distillation_loss(
+                text_features, torch.cat(targets)
+            )
         loss = torch.stack(list(losses.values())).sum()
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not np.isfinite(sum(values.values())):
@@ -263,48 +308,11 @@ class Trainer:
             "raise schedule.warmup"
         )
 
-    def _stage_pictures(
-        self, stage: StageRecipe
-    ) -> tuple[PixelPictures | FeaturePictures, list[Tensor] | None]:
-        """Return what a stage trains on, and the validation features if the backbone is fixed."""
-        image = self._recipe.image_encoder
-        size = image.input_size
-        assert size is not None, "the recipe was completed before training"
-        pixels = PixelPictures(self._data.train, size, stage.flip, stage.crops)
-        if stage.backbone != "frozen":
-            return pixels, None
-        random = stage.crops == "random"
-        train_views = [] if random else fixed_views(flip=stage.flip, crops=int(stage.crops))
-        slides = image.test_size is not None  # and sees more than the kept features
-        val_views = [] if slides else fixed_views(flip=image.flip_average, crops=0)
-        total = len(self._data.train) * len(train_views) + len(self._data.val) * len(val_views)
-        with self._display.work("backbone features", total) as advance:
-
-            def features(items: list[Item], views: list[View]) -> FeaturePictures:
-                return cached_features(
-                    self._plain_network.image_encoder,
-                    items,
-                    self._data.hashes,
-                    views,
-                    size,
-                    self._cache,
-                    workers=self._recipe.workers,
-                    advance=advance,
-                )
-
-            val = features(self._data.val, val_views)
-            train = features(self._data.train, train_views) if train_views else pixels
-        val_features = [
-            torch.from_numpy(vectors[rows])
-            for vectors, rows in zip(val.features, val.rows, strict=True)
-        ]
-        return train, val_features or None
-
-    def _validate(self, stage: StageRecipe, val_features: list[Tensor] | None) -> None:
+    def _validate(self, stage: StageRecipe, data: StageData) -> None:
         """Measure retrieval on the validation split and keep the weights if they are the best."""
         if not self._data.val:
             return
-        metrics = validate(self._model, self._data.val, val_features)
+        metrics = validate(self._model, self._data.val, data.val_features, data.val_sentences)
         entry = self._progress.history[-1]
         entry["validation"] = metrics
         step = self._progress.epoch + 1
@@ -347,4 +355,7 @@ def _stacked(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+    moved = {
+        k: t.to(device, non_blocking=True) for k, t in batch._asdict().items() if t is not None
+    }
+    return Batch(**moved)

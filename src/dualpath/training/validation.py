@@ -6,21 +6,25 @@ from typing import Any
 import torch
 
 from dualpath.data.manifest import Item
-from dualpath.embedding import DualPath
+from dualpath.embedding import DualPath, Vectors
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
 
 
 def validate(
-    model: DualPath, items: Sequence[Item], features: Sequence[torch.Tensor] | None
+    model: DualPath,
+    items: Sequence[Item],
+    features: Sequence[torch.Tensor] | None,
+    sentences: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """Measure retrieval over captioned items with the model as it is.
 
     Args:
         features: backbone features of each test view, (items, backbone_dim); none: the pictures
             go through the backbone.
+        sentences: a frozen sentence encoder's features, (captions, width); none: the captions go
+            through it.
     """
-    captions = [caption for item in items for caption in item.captions]
-    text_vectors = model.embed_texts(captions)
+    text_vectors = _embed_captions(model, items, sentences)
     if features is None:
         image_vectors = model.embed_images(
             [item.path for item in items], workers=model.recipe.workers
@@ -33,3 +37,15 @@ def validate(
         model.network.train(was_training)
     metrics = evaluate_all(image_vectors, text_vectors, *instance_numbers(items))
     return {**metrics, "split": "val"}
+
+
+def _embed_captions(
+    model: DualPath, items: Sequence[Item], sentences: torch.Tensor | None
+) -> Vectors:
+    if sentences is None:
+        return model.embed_texts([caption for item in items for caption in item.captions])
+    was_training = model.network.training
+    model.network.eval()
+    vectors = model.network.embed_sentences(sentences.to(model.device)).float().cpu().numpy()
+    model.network.train(was_training)
+    return vectors
