@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
+from dualpath.calibration import Calibration
 from dualpath.data.pictures import survey_pictures
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
@@ -96,6 +97,12 @@ class DualPath:
     def dim(self) -> int:
         """Numbers in an embedding."""
         return self.recipe.dim
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What cosines of sentences and pictures mean, fitted on validation; none without."""
+        fitted = self.metrics.get("validation", {}).get("calibration")
+        return None if fitted is None else Calibration(**fitted)
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,7 @@
 """``dualpath gallery`` and ``dualpath search``: fill a gallery, look after it, search it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,6 +109,10 @@ def search(
     where: Annotated[
         str | None, typer.Option(help="Filter, as \"colour = 'red' and year >= 2020\".")
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out pictures less likely to fit a sentence."),
+    ] = None,
     captions: Annotated[
         bool, typer.Option("--captions", help="Find captions instead of pictures.")
     ] = False,
@@ -121,6 +126,10 @@ def search(
         raise typer.BadParameter("name a sentence to look for, or a picture with --image")
     with errors_for_people(), open_with_model(address, model) as gallery:
         find: Any = gallery.search_captions if captions else gallery.search
+        if min_probability is not None:
+            if captions:
+                raise typer.BadParameter("--min-probability is of pictures, not of captions")
+            find = partial(find, min_probability=min_probability)
         found = [(str(query), find(query, top=top, where=where)) for query in queries]
         if sheet is not None:
             _write_sheet(sheet, gallery, found)
@@ -130,10 +139,12 @@ def search(
             return
         for query, hits in found:
             out_console.print(query, style="bold", markup=False, highlight=False)
+            if not hits:
+                out_console.print("  nothing fits", markup=False)
             for hit in hits:
                 caption = f"  {hit.caption}" if captions else ""
                 out_console.print(
-                    f"  {hit.score:6.3f}  {hit.picture.path}{caption}",
+                    f"  {hit.score:6.3f}{_likely(hit)}  {hit.picture.path}{caption}",
                     markup=False,
                     highlight=False,
                 )
@@ -172,10 +183,16 @@ def _open(address: str) -> "Gallery":
     return Gallery.open(address)
 
 
+def _likely(hit: "Hit | CaptionHit") -> str:
+    probability = getattr(hit, "probability", None)
+    return "" if probability is None else f"  {100 * probability:3.0f} %"
+
+
 def _told(hit: "Hit | CaptionHit") -> dict[str, Any]:
     picture = hit.picture
     return {
         "score": hit.score,
+        **({} if not hasattr(hit, "probability") else {"probability": hit.probability}),
         **({} if not hasattr(hit, "caption") else {"caption": hit.caption}),
         "id": picture.id,
         "path": str(picture.path),

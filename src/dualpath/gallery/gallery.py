@@ -10,7 +10,7 @@ from PIL import Image
 
 from dualpath.embedding import Advance, DualPath, Vectors, unwatched
 from dualpath.gallery import upkeep
-from dualpath.gallery.errors import GalleryError
+from dualpath.gallery.errors import FilterError, GalleryError
 from dualpath.gallery.filters import Condition, Field, parse_filter
 from dualpath.gallery.rows import CaptionHit, Hit, Picture, learn_fields, to_picture
 from dualpath.gallery.store import About, Store, open_store
@@ -141,19 +141,49 @@ class Gallery:
 
         return add_picture(self, path, tuple(captions), dict(metadata or {}))
 
-    def search(self, query: Query, *, top: int = 10, where: str | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: Query,
+        *,
+        top: int = 10,
+        where: str | None = None,
+        min_probability: float | None = None,
+    ) -> list[Hit]:
         """Find the pictures nearest to a sentence (str) or a picture (Path or PIL), best first.
 
         Args:
             top: pictures to find.
             where: a filter over the metadata (:mod:`dualpath.gallery.filters`).
+            min_probability: leave out what is less likely to fit a sentence.
 
         Raises:
-            FilterError: the filter is none.
+            FilterError: the filter is none, or a probability is asked for that there is not.
             GalleryError: nothing was ever indexed.
             PictureError: the query is no sound picture.
         """
-        return self.search_vector(self.embed(query), top=top, where=where)
+        hits = self.search_vector(self.embed(query), top=top, where=where)
+        if isinstance(query, str):
+            return self.judge(hits, min_probability)
+        if min_probability is not None:
+            raise FilterError("probabilities are of sentences; ask with a sentence")
+        return hits
+
+    def judge(self, hits: Sequence[Hit], min_probability: float | None = None) -> list[Hit]:
+        """Tell how likely hits of a sentence fit it, and leave out those that are less likely.
+
+        Raises:
+            FilterError: the model gives no probabilities and one is asked for.
+        """
+        calibration = self.model.calibration
+        if calibration is None:
+            if min_probability is not None:
+                raise FilterError(
+                    f"{self.filled.name}: gives no probabilities, as it was trained without "
+                    "validation pictures; search without one, or train it with a split 'val'"
+                )
+            return list(hits)
+        judged = [replace(hit, probability=calibration.probability(hit.score)) for hit in hits]
+        return [hit for hit in judged if (hit.probability or 0.0) >= (min_probability or 0.0)]
 
     def search_captions(
         self, query: Query, *, top: int = 10, where: str | None = None

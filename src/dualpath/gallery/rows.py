@@ -57,10 +57,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture found; ``score`` is the cosine with the query."""
+    """A picture found; ``score`` is the cosine with the query.
+
+    ``probability``: that it is what a sentence asked for (:mod:`dualpath.calibration`); none for
+    pictures asked for by a picture, and of models that were trained without validation.
+    """
 
     picture: Picture
     score: float
+    probability: float | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ Top = Annotated[int, Query(ge=1, le=500, description="Pictures to find.")]
 Where = Annotated[
     str | None, Query(max_length=2000, description="Filter, as colour = 'red' and year >= 2020.")
 ]
+Likely = Annotated[
+    float | None, Query(ge=0, le=1, description="Leave out what is less likely to fit.")
+]
 Named = Annotated[Picture, Depends(_item)]
 reader, writer = [Depends(_read)], [Depends(_write)]
 
@@ -65,9 +68,10 @@ async def search(
     q: Annotated[str, Query(min_length=1, max_length=1000, description="A sentence.")],
     top: Top = 20,
     where: Where = None,
+    min_probability: Likely = None,
 ) -> Results:
     """Find the pictures that fit a sentence."""
-    return await _results(service, await service.search_sentence(q, top, where))
+    return await _results(service, await service.search_sentence(q, top, where, min_probability))
 
 
 @searching.post("/search/image", dependencies=reader)
@@ -185,5 +189,5 @@ def metrics(request: Request) -> Response:
 
 
 async def _results(service: Service, hits: list[Any]) -> Results:
-    total = (await run_in_threadpool(service.about)).pictures
-    return Results(hits=[Found.of_hit(hit) for hit in hits], total=total)
+    gallery = service.known or await run_in_threadpool(service.about)
+    return Results(hits=[Found.of_hit(hit) for hit in hits], total=gallery.pictures)

@@ -25,14 +25,18 @@ class Item(BaseModel):
 
 
 class Found(Item):
-    """A picture found; ``score`` is the cosine with the query."""
+    """A picture found; ``score`` is the cosine with the query.
+
+    ``probability``: that it fits the sentence; null for pictures and models without calibration.
+    """
 
     score: float
+    probability: float | None
 
     @classmethod
     def of_hit(cls, hit: Hit) -> "Found":
         """Tell of a hit."""
-        return cls(**_told(hit.picture), score=hit.score)
+        return cls(**_told(hit.picture), score=hit.score, probability=hit.probability)
 
 
 class Results(BaseModel):
@@ -63,6 +67,7 @@ class About(BaseModel):
     pictures: int
     model: str
     writable: bool
+    calibrated: bool
     fields: dict[str, str]
     facets: list[FieldValues]
 

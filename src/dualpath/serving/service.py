@@ -55,11 +55,15 @@ class Service:
         """Return what runs beside the requests."""
         return [self._sentences.run(), self._pictures.run(), self._keep_up()]
 
-    async def search_sentence(self, sentence: str, top: int, where: str | None) -> list[Hit]:
+    async def search_sentence(
+        self, sentence: str, top: int, where: str | None, min_probability: float | None = None
+    ) -> list[Hit]:
         """Find pictures for a sentence."""
         self.gallery.condition(where)
         vector = await self._sentences(sentence)
-        return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
+        search = self.gallery.search_vector
+        hits = await run_in_threadpool(search, vector, top=top, where=where)
+        return self.gallery.judge(hits, min_probability)
 
     async def search_picture(self, content: bytes, top: int, where: str | None) -> list[Hit]:
         """Find pictures for a picture that was sent, or raise ``PictureError``."""
@@ -92,6 +96,11 @@ class Service:
             picture.path.unlink(missing_ok=True)
         self._about = None
 
+    @property
+    def known(self) -> About | None:
+        """What :meth:`about` found when it last looked, if that still holds."""
+        return self._about
+
     def about(self) -> About:
         """Describe the gallery as it was when it was last looked at."""
         if self._about is None:
@@ -102,6 +111,7 @@ class Service:
                 pictures=count,
                 model=filled.name,
                 writable=self.uploads is not None,
+                calibrated=self.gallery.model.calibration is not None,
                 fields={name: field.kind for name, field in filled.fields.items()},
                 facets=[
                     FieldValues(

@@ -1,10 +1,12 @@
 """Retrieval on the validation split while a model is being trained."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from dualpath.calibration import fit_calibration
 from dualpath.data.manifest import Item
 from dualpath.embedding import DualPath, Vectors
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
@@ -35,8 +37,10 @@ def validate(
         views = [view.to(model.device) for view in features]
         image_vectors = model.network.embed_pictures(*views).float().cpu().numpy()
         model.network.train(was_training)
-    metrics = evaluate_all(image_vectors, text_vectors, *instance_numbers(items))
-    return {**metrics, "split": "val"}
+    instances = instance_numbers(items)
+    metrics = {**evaluate_all(image_vectors, text_vectors, *instances), "split": "val"}
+    calibration = fit_calibration(image_vectors, text_vectors, *instances)
+    return metrics if calibration is None else {**metrics, "calibration": asdict(calibration)}
 
 
 def _embed_captions(

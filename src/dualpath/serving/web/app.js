@@ -1,12 +1,12 @@
 // The page: what is searched for stands in the address, so that it can be shared and gone back to.
 const $ = (id) => document.getElementById(id);
-const PAGE = 30, MOST = 500;
+const PAGE = 30, MOST = 500, LIKELY = 0.5;
 let about = null, picture = null, pictureUrl = null, top_ = PAGE, running = null, shown = [];
 
-// ---- state: ?q=words&similar=id&f=field:value&item=id --------------------------------------
+// ---- state: ?q=words&similar=id&f=field:value&likely=1&item=id ------------------------------
 function state() {
   const p = new URLSearchParams(location.search);
-  return { q: p.get("q") ?? "", similar: p.get("similar"), item: p.get("item"), chosen: p.getAll("f") };
+  return { q: p.get("q") ?? "", similar: p.get("similar"), item: p.get("item"), likely: p.has("likely"), chosen: p.getAll("f") };
 }
 
 function go(changes, { replace = false } = {}) {
@@ -14,6 +14,7 @@ function go(changes, { replace = false } = {}) {
   if (s.q) p.set("q", s.q);
   if (s.similar) p.set("similar", s.similar);
   for (const f of s.chosen) p.append("f", f);
+  if (s.likely) p.set("likely", "1");
   if (s.item) p.set("item", s.item);
   const url = p.size ? `/?${p}` : "/";
   history[replace ? "replaceState" : "pushState"](null, "", url);
@@ -58,7 +59,7 @@ async function run({ keepTop = false } = {}) {
   const filter = where(s.chosen);
   if (filter) options.set("where", filter);
   $("words").value = s.q;
-  drawFilters(s.chosen);
+  drawFilters(s);
   showPicture(s);
   document.title = s.q ? `${s.q} · DualPath` : "Search pictures";
   if (!about) return;
@@ -76,6 +77,7 @@ async function run({ keepTop = false } = {}) {
       found = await api(`/items/${encodeURIComponent(s.similar)}/similar?${options}`, { signal });
     } else {
       options.set("q", s.q);
+      if (s.likely && about.calibrated) options.set("min_probability", LIKELY);
       found = await api(`/search?${options}`, { signal });
     }
     draw(found, s, performance.now() - begun);
@@ -107,6 +109,14 @@ function message(title, text, actions = []) {
   $("message").hidden = false;
 }
 
+function fit(hit) {
+  return hit.probability === null ? hit.score.toFixed(2) : `${Math.round(100 * hit.probability)} %`;
+}
+
+function spokenFit(hit) {
+  return hit.probability === null ? `score ${fit(hit)}` : `${fit(hit)} likely to fit`;
+}
+
 function describe(hit) {
   return hit.captions[0] ?? hit.name;
 }
@@ -121,10 +131,10 @@ function draw(found, s, milliseconds) {
       src: `${hit.image}?size=512`, loading: number < 12 ? "eager" : "lazy", decoding: "async", alt: "",
       onerror: (event) => event.target.closest("li").classList.add("gone"),
     });
-    const label = `${describe(hit)}, score ${hit.score.toFixed(2)}`;
+    const label = `${describe(hit)}, ${spokenFit(hit)}`;
     const item = element("li", {},
       element("button", { type: "button", "aria-label": label, "data-id": hit.id, onclick: () => open(hit.id) }, image),
-      element("span", { class: "score", "aria-hidden": "true" }, hit.score.toFixed(2)));
+      element("span", { class: "score", "aria-hidden": "true", title: `cosine ${hit.score.toFixed(3)}` }, fit(hit)));
     item.style.flex = `${aspect} 1 calc(var(--row) * ${aspect})`;
     item.style.maxWidth = `calc(var(--row) * ${aspect} * 1.8)`;
     return item;
@@ -132,7 +142,12 @@ function draw(found, s, milliseconds) {
   const few = shown.length === 0;
   $("more").hidden = shown.length < top_ || top_ >= MOST || shown.length === before && before > PAGE;
   $("status").textContent = few ? "No pictures." :
-    `${shown.length} of ${found.total.toLocaleString("en")} pictures, best first, in ${Math.round(milliseconds)} ms`;
+    `${shown.length} of ${found.total.toLocaleString("en")} pictures, best first, in ${Math.round(milliseconds)} ms` +
+    (shown[0].probability !== null && shown[0].probability < LIKELY ? ". Perhaps none of them fits: even the best is unlikely." : "");
+  if (few && s.likely && s.q && !s.chosen.length && found.total) {
+    return message("Nothing here is likely to fit these words", "There may be no such picture in the gallery. The nearest ones can still be looked at.",
+      [["Show the nearest", () => { go({ likely: false }); run(); }]]);
+  }
   if (few && found.total !== undefined) {
     message("No picture fits these filters", "Every picture has a score for any words, so it is the filters that leave none.",
       s.chosen.length ? [["Remove the filters", () => { go({ chosen: [] }); run(); }]] : []);
@@ -151,7 +166,17 @@ function welcome() {
     "Say what the picture shows, or drop, paste or choose a picture to find similar ones. Press / to begin.");
 }
 
-function drawFilters(chosen) {
+function likelyChip({ q, likely }) {
+  if (!about?.calibrated || !q) return [];
+  return [element("fieldset", {}, element("legend", {}, "match"), element("button", {
+    type: "button", class: "chip", "aria-pressed": String(likely), "data-filter": "likely",
+    title: "Leave out pictures that are less likely than not to fit the words",
+    onclick: () => { go({ likely: !likely }); run().then(() => document.querySelector("[data-filter=likely]")?.focus()); },
+  }, "likely only"))];
+}
+
+function drawFilters(s) {
+  const { chosen } = s;
   const groups = (about?.facets ?? []).map((facet) => element("fieldset", {},
     element("legend", {}, facet.name),
     ...facet.values.map(({ value, count }) => {
@@ -165,7 +190,7 @@ function drawFilters(chosen) {
         },
       }, String(value), " ", element("small", {}, count.toLocaleString("en")));
     })));
-  $("filters").replaceChildren(...groups);
+  $("filters").replaceChildren(...likelyChip(s), ...groups);
 }
 
 function showPicture(s) {
