@@ -189,5 +189,7 @@ def metrics(request: Request) -> Response:
 
 
 async def _results(service: Service, hits: list[Any]) -> Results:
-    gallery = service.known or await run_in_threadpool(service.about)
-    return Results(hits=[Found.of_hit(hit) for hit in hits], total=gallery.pictures)
+    told = service.known
+    if told is None:
+        told = await run_in_threadpool(service.about)
+    return Results(hits=[Found.of_hit(hit) for hit in hits], total=told.pictures)

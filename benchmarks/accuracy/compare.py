@@ -1,0 +1,298 @@
+"""DualPath and its peers on the same pictures, features, words, batches and seconds: one table.
+
+    python benchmarks/accuracy/compare.py --data flickr8k --word-vectors glove.txt \\
+        --weights tf_efficientnet_lite0.in1k.safetensors --out accuracy
+
+Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
+with two of their captions each, for so many seconds of one core (evaluation not counted), its
+rate falling along a cosine over them. Each chooses its rate on a sixth of the training pictures
+that is held out for it; the table is of split val with the last weights, so nothing is fitted to
+it. Each run leaves a file in --out, and a second call runs what is missing.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from systems import ROWS, Row, System, Task
+from torch import Tensor
+
+from dualpath.data.cache import default_cache_folder
+from dualpath.data.manifest import Item, read_manifest
+from dualpath.data.pairs import CaptionTable, FeaturePictures, tabulate_captions
+from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.views import fixed_views
+from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.models.dual_path import build_network
+from dualpath.recipe import Recipe, SplitRecipe
+from dualpath.training.feature_cache import cached_features
+from dualpath.training.prepare import build_words, gather_data
+
+HELD_OUT = 6  # one training picture in so many
+BATCH, CAPTIONS = 128, 2
+CELLS = 7
+STAGE = {"name": "any", "epochs": 1, "contrastive": {}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a row, its rate and seed; on a part of train to choose the rate, or on all."""
+
+    row: str
+    rate: float
+    seed: int
+    tuning: bool
+
+    @property
+    def file(self) -> str:
+        kind = "tune" if self.tuning else "run"
+        name = "".join(c if c.isalnum() else "-" for c in self.row)
+        return f"{kind}-{name}-{self.rate:g}-{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Captioned pictures with the kept features of both views."""
+
+    items: list[Item]
+    table: CaptionTable
+    pictures: FeaturePictures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--word-vectors", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="of the backbone")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=100, help="of one core, a training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=default_cache_folder())
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for grid in (False, True):  # the features, before several processes ask for them
+        _data(_Where.of(options), "train", grid)
+        _data(_Where.of(options), "val", grid)
+    tuning = [Job(name, rate, 0, True) for name, row in ROWS.items() for rate in row.rates]
+    scores = _run(tuning, options)
+    best = {
+        name: max(row.rates, key=lambda rate: scores[Job(name, rate, 0, True)]["rsum"])
+        for name, row in ROWS.items()
+    }
+    final = [Job(name, best[name], s, False) for s in range(options.seeds) for name in ROWS]
+    found = _run(final, options)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    table = Table(
+        title=f"{options.data.name}, val, {options.seeds} seeds, {options.seconds:g} s of one core "
+        f"each, commit {commit}"
+    )
+    for column in ("system", "rate", "i→t R@1/5/10", "t→i R@1/5/10", "rsum", "epochs", "M param."):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for name in ROWS:
+        runs = [found[Job(name, best[name], seed, False)] for seed in range(options.seeds)]
+        sums = [run["rsum"] for run in runs]
+        spread = f" ± {statistics.stdev(sums):.1f}" if len(sums) > 1 else ""
+        table.add_row(
+            name,
+            f"{best[name]:g}",
+            *(
+                " / ".join(
+                    f"{statistics.mean(run[way][f'recall_at_{k}'] for run in runs):.1f}"
+                    for k in (1, 5, 10)
+                )
+                for way in ("image_to_text", "text_to_image")
+            ),
+            f"{statistics.mean(sums):.1f}{spread}",
+            f"{statistics.mean(run['epochs'] for run in runs):.1f}",
+            f"{runs[0]['parameters'] / 1e6:.1f}",
+        )
+    Console(width=140).print(table)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where everything lies; hashable, so that a process reads it once."""
+
+    data: Path
+    word_vectors: Path
+    weights: Path
+    backbone: str
+    cache: Path
+    seconds: float
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "_Where":
+        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
+
+    def recipe(self, grid: bool) -> Recipe:
+        image = {"backbone": self.backbone, "weights": self.weights, "grid": CELLS if grid else 1}
+        text = {"word_vectors": self.word_vectors}
+        return Recipe.model_validate(
+            {"name": "peers", "image_encoder": image, "text_encoder": text, "stages": [STAGE]}
+        )
+
+
+def _run(jobs: list[Job], options: argparse.Namespace) -> dict[Job, dict[str, Any]]:
+    """Run what has no file yet, several at a time, and return the results of all."""
+    missing = [job for job in jobs if not (options.out / job.file).exists()]
+    with ProcessPoolExecutor(options.processes) as pool:
+        futures = [pool.submit(_train, job, _Where.of(options), options.out) for job in missing]
+        for future in track(as_completed(futures), "training", len(futures)):
+            future.result()
+    return {job: json.loads((options.out / job.file).read_text()) for job in jobs}
+
+
+def _train(job: Job, where: _Where, out: Path) -> None:
+    torch.set_num_threads(1)
+    row = ROWS[job.row]
+    train, held_out = _data(where, "train", row.grid), None
+    picked = np.arange(len(train.items))
+    if job.tuning:
+        chosen = np.random.default_rng(0).permutation(len(train.items)) % HELD_OUT == 0
+        picked, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    torch.manual_seed(job.seed)
+    tokenizer, words = _words(where)
+    features = train.pictures.features[0].shape[1] // (CELLS**2 if row.grid else 1)
+    system = row.build(Task(words.clone(), len(train.items), features))
+    begun = time.process_time()
+    epochs = _fit(system, row, job, train, picked, where.seconds, tokenizer.rows - 1)
+    seconds = time.process_time() - begun
+    judged = _data(where, "val", row.grid) if held_out is None else train
+    metrics = _measure(system, row, judged, held_out)
+    parameters = sum(p.numel() for p in [*system.images.parameters(), *system.texts.parameters()])
+    told = {**metrics, "epochs": epochs, "seconds": seconds, "parameters": parameters}
+    (out / job.file).write_text(json.dumps(told, indent=1))
+
+
+def _fit(
+    system: System,
+    row: Row,
+    job: Job,
+    data: Data,
+    picked: np.ndarray,
+    seconds: float,
+    unknown: int,
+) -> float:
+    """Train for so many seconds of this process and return the number of epochs done."""
+    matrices = [p for p in system.parameters() if p.ndim > 1]
+    vectors = [p for p in system.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, lr=job.rate, fused=True)
+    system.train()
+    steps, per_epoch = 0, len(picked) // BATCH
+    begun = time.process_time()
+    while True:
+        order = np.random.default_rng((job.seed, steps)).permutation(picked)
+        for start in range(0, per_epoch * BATCH, BATCH):
+            share = (time.process_time() - begun) / seconds
+            if share >= 1:
+                return round(steps / per_epoch, 1)
+            rate = job.rate * min(1, share / 0.03 + 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            pictures = order[start : start + BATCH]
+            draw = np.random.default_rng((job.seed, steps))
+            captions = [draw.permutation(data.table.captions_of(i))[:CAPTIONS] for i in pictures]
+            token_ids = _tokens(data, np.concatenate(captions))
+            if row.word_dropout:
+                dropped = torch.rand(token_ids.shape) < row.word_dropout
+                token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
+            owners = np.repeat(np.arange(BATCH), [len(c) for c in captions])
+            seen = data.pictures.draw(pictures, int(draw.integers(2**31)))
+            loss = system.loss(
+                system.images(_cells(seen, row)),
+                system.texts(token_ids),
+                torch.from_numpy(owners),
+                torch.from_numpy(data.table.instance_ids[pictures]),
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(system.parameters(), 2.0)
+            optimizer.step()
+            steps += 1
+
+
+@torch.no_grad()
+def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) -> dict[str, Any]:
+    """Measure retrieval; a picture is the mean of its two views."""
+    system.eval()
+    picked = np.arange(len(data.items)) if picked is None else picked
+    views = []
+    for kept, rows in zip(data.pictures.features, data.pictures.rows, strict=True):
+        parts = np.array_split(picked, math.ceil(len(picked) / 200))
+        seen = [_cells(torch.from_numpy(kept[rows[part]]), row) for part in parts]
+        views.append(torch.cat([F.normalize(system.images(part)) for part in seen]))
+    images = F.normalize(torch.stack(views).sum(dim=0))
+    captions = np.concatenate([data.table.captions_of(i) for i in picked])
+    parts = np.array_split(captions, math.ceil(len(captions) / 500))
+    texts = torch.cat([F.normalize(system.texts(_tokens(data, part))) for part in parts])
+    items = [data.items[i] for i in picked]
+    return evaluate_all(images.numpy(), texts.numpy(), *instance_numbers(items))
+
+
+def _tokens(data: Data, captions: np.ndarray) -> Tensor:
+    token_ids = data.table.token_ids[captions]
+    return torch.from_numpy(token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))])
+
+
+def _cells(features: Tensor, row: Row) -> Tensor:
+    """Return pooled features as they are, and maps as (batch, cells, channels)."""
+    return features.view(len(features), -1, CELLS**2).transpose(1, 2) if row.grid else features
+
+
+@cache
+def _data(where: _Where, split: str, grid: bool) -> Data:
+    manifest = read_manifest(where.data, SplitRecipe(), 0)
+    gathered = gather_data(manifest, where.cache, skip_broken=False, say=print)
+    items = gathered.train if split == "train" else gathered.val
+    network = build_network(where.recipe(grid), 2, load_backbone=True)
+    kept = cached_features(
+        network.image_encoder,
+        items,
+        gathered.hashes,
+        fixed_views(flip=True, crops=0),
+        224,
+        where.cache,
+        workers=2,
+    )
+    return Data(items, tabulate_captions(items, _words(where)[0]), kept)
+
+
+@cache
+def _words(where: _Where) -> tuple[Tokenizer, Tensor]:
+    """Return the words of the training captions and their vectors, random where there is none."""
+    gathered = gather_data(
+        read_manifest(where.data, SplitRecipe(), 0), where.cache, skip_broken=False, say=print
+    )
+    words = build_words(where.recipe(False), gathered.train, print)
+    assert words.vectors is not None
+    vectors = words.vectors
+    spread = float(vectors[~vectors.isnan()].std())
+    drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)) * spread
+    vectors = torch.where(vectors.isnan(), drawn, vectors)
+    vectors[0] = 0
+    return words.tokenizer, vectors
+
+
+if __name__ == "__main__":
+    main()
