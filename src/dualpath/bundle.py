@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.models.dual_path import DualPathNetwork, build_network
 from dualpath.models.text_transformer import SentenceEncoderError, TextTransformer
-from dualpath.recipe import Recipe, RecipeError, read_recipe, write_recipe
+from dualpath.recipe import Recipe, RecipeError, TextEncoderRecipe, read_recipe, write_recipe
 
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"
@@ -146,12 +146,13 @@ def _load_weights(network: DualPathNetwork, path: Path) -> None:
         ) from error
 
 
-def describe_text_encoder(parts: Parts) -> str:
-    """Tell in a line what reads the sentences."""
-    text, words = parts.recipe.text_encoder, f"{parts.tokenizer.rows - 1:,}"
+def describe_text_encoder(text: TextEncoderRecipe) -> str:
+    """Tell in a few words what reads the sentences."""
     if text.transformer is not None:
-        return f"sentence encoder {Path(text.transformer).name}, {words} subwords"
-    return f"text CNN, width {text.width:g}, {words} words ({text.vocabulary} vocabulary)"
+        return f"sentence encoder {Path(text.transformer).name}"
+    if text.trunk == "residual":
+        return f"residual text CNN of width {text.width:g}, {text.layers} layers"
+    return f"text CNN of width {text.width:g}, depths {text.depths}"
 
 
 def _card(parts: Parts) -> str:
@@ -168,7 +169,8 @@ def _card(parts: Parts) -> str:
         "",
         f"- image encoder: {recipe.image_encoder.backbone} at {recipe.image_encoder.input_size} "
         "pixels, two-layer head",
-        f"- text encoder: {describe_text_encoder(parts)}",
+        f"- text encoder: {describe_text_encoder(recipe.text_encoder)}, "
+        f"{parts.tokenizer.rows - 1:,} words ({recipe.text_encoder.vocabulary} vocabulary)",
         f"- space: {recipe.dim} dimensions, cosine",
         f"- seed: {recipe.seed}",
     ]

@@ -161,6 +161,7 @@ def embed(
 def info(bundle: Bundle) -> None:
     """Describe a trained model."""
     with errors_for_people():
+        from dualpath.bundle import describe_text_encoder
         from dualpath.evaluation.report import metrics_table
 
         model = _load(bundle)
@@ -173,7 +174,7 @@ def info(bundle: Bundle) -> None:
             "name": model.recipe.name,
             "image encoder": f"{image.backbone}, {image.input_size} pixels, "
             f"{parameters['image_encoder']:,} parameters",
-            "text encoder": f"text CNN of width {text.width:g}, depths {text.depths}, "
+            "text encoder": f"{describe_text_encoder(text)}, "
             f"{parameters['text_encoder']:,} parameters",
             "vocabulary": f"{model.tokenizer.rows - 1:,} words ({text.vocabulary}), "
             f"at most {text.max_words} in a sentence",

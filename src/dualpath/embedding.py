@@ -24,6 +24,7 @@ from dualpath.recipe import Recipe
 Vectors = npt.NDArray[np.float32]
 Advance = Callable[[int], None]
 _STORE_EVERY = 512
+_SORTED = 16  # batches of sentences that are put in the order of their lengths
 
 
 def unwatched(_: int) -> None:
@@ -130,13 +131,16 @@ class DualPath:
         average = self.recipe.text_encoder.position_shift
         vectors = np.empty((len(sentences), self.dim), np.float32)
         with _evaluating(self.network):
-            for start in range(0, len(sentences), batch_size):
-                token_ids = self.tokenizer.encode(sentences[start : start + batch_size])
-                longest = max(1, int((token_ids != 0).sum(axis=1).max()))
-                batch = torch.from_numpy(token_ids[:, :longest]).to(self.device)
-                embedded = self.network.embed_sentences(batch, average=average)
-                vectors[start : start + len(batch)] = embedded.float().cpu().numpy()
-                advance(len(batch))
+            for start in range(0, len(sentences), _SORTED * batch_size):
+                token_ids = self.tokenizer.encode(sentences[start : start + _SORTED * batch_size])
+                lengths = (token_ids != 0).sum(axis=1)
+                by_length = np.argsort(lengths, kind="stable")  # what is as long pads least
+                for rows in np.split(by_length, range(batch_size, len(by_length), batch_size)):
+                    longest = max(1, int(lengths[rows].max()))
+                    batch = torch.from_numpy(token_ids[rows, :longest]).to(self.device)
+                    embedded = self.network.embed_sentences(batch, average=average)
+                    vectors[start + rows] = embedded.float().cpu().numpy()
+                    advance(len(batch))
         return vectors
 
     def embed_images(

@@ -177,7 +177,8 @@ class ContrastiveLossRecipe(_Strict):
 class DistillationRecipe(_Strict):
     """Sentences learn to lie where those of a trained model do, and pictures begin as they do.
 
-    ``teacher``: a bundle of the same ``dim`` and image path. ``captions``: further sentences
+    ``teacher``: a bundle of the same ``dim`` and image path. Where there are no ``word_vectors``,
+    words begin where it embeds each of them as a sentence. ``captions``: further sentences
     without pictures (a text file, or JSON lines with ``captions``), ``captions_per_batch`` of which
     join each batch.
     """

@@ -85,12 +85,12 @@ def create_sentence_encoder(source: str, *, load: bool) -> Any:
     """
     try:
         from transformers import AutoConfig, AutoModel
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
     except ImportError as error:
         raise SentenceEncoderError(
             "a sentence encoder needs a library: pip install 'dualpath[transformers]'"
         ) from error
-    disable_progress_bar()  # a bar over a hundred tensors tells nobody anything
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar over a hundred tensors tells nobody anything
     try:
         if load:
             return AutoModel.from_pretrained(source)

@@ -12,7 +12,7 @@ from dualpath.data.manifest import Item, Manifest, ManifestError
 from dualpath.data.pictures import Survey, broken_pictures_message, survey_pictures
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.word_vectors import WordVectorError, read_word_vectors
-from dualpath.embedding import Advance, unwatched
+from dualpath.embedding import Advance, load, unwatched
 from dualpath.models.text_cnn import TextCNN
 from dualpath.models.text_residual import ResidualTextCNN
 from dualpath.models.text_transformer import sentence_tokenizer_file
@@ -107,6 +107,10 @@ def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
         f"vocabulary: {len(words):,} of {len(counts):,} different words, "
         f"{100 * known / max(1, counts.total()):.1f} % of the {counts.total():,} words in captions"
     )
+    teachers = [stage.distillation.teacher for stage in recipe.stages if stage.distillation]
+    if not found and teachers:
+        say(f"word vectors: of the teacher {teachers[0]}")
+        return Words(tokenizer, _words_of_teacher(teachers[0], words, tokenizer.rows))
     if not found:
         return Words(tokenizer, None)
     covered = [word for word in words if word in found]
@@ -120,6 +124,13 @@ def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
         if word in found:
             vectors[number] = found[word]
     return Words(tokenizer, torch.from_numpy(vectors))
+
+
+def _words_of_teacher(teacher: Path, words: list[str], rows: int) -> torch.Tensor:
+    model = load(teacher)
+    vectors = np.full((rows, model.dim), np.nan, np.float32)
+    vectors[1 : len(words) + 1] = model.embed_texts(words)
+    return torch.from_numpy(vectors)
 
 
 @torch.no_grad()

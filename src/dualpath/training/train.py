@@ -98,7 +98,7 @@ def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
         return recipe
     old = read_recipe(folder / "recipe.yaml")
     # How long word vectors are is known once they are read; the other two change no result.
-    if recipe.text_encoder.word_vectors:
+    if recipe.text_encoder.word_vectors or any(stage.distillation for stage in recipe.stages):
         recipe = _with_embedding_dim(recipe, old.text_encoder.embedding_dim)
     free = {"workers": recipe.workers, "checkpoint_minutes": recipe.checkpoint_minutes}
     if old.model_copy(update=free) != recipe:
