@@ -5,9 +5,9 @@
 
 Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
 with two of their captions each, for so many seconds of one core (evaluation not counted), its
-rate falling along a cosine over them. Each chooses its rate on a sixth of the training pictures
-that is held out for it; the table is of split val with the last weights, so nothing is fitted to
-it. Each run leaves a file in --out, and a second call runs what is missing.
+rate falling along a cosine over them. Each chooses its rate, in half the seconds, on a sixth of
+the training pictures that is held out for it; the table is of split val with the last weights, so
+nothing is fitted to it. Each run leaves a file in --out, and a second call runs what is missing.
 """
 
 import argparse
@@ -175,7 +175,8 @@ def _train(job: Job, where: _Where, out: Path) -> None:
     features = train.pictures.features[0].shape[1] // (CELLS**2 if row.grid else 1)
     system = row.build(Task(words.clone(), len(train.items), features))
     begun = time.process_time()
-    epochs = _fit(system, row, job, train, picked, where.seconds, tokenizer.rows - 1)
+    budget = where.seconds / 2 if job.tuning else where.seconds
+    epochs = _fit(system, row, job, train, picked, budget, tokenizer.rows - 1)
     seconds = time.process_time() - begun
     judged = _data(where, "val", row.grid) if held_out is None else train
     metrics = _measure(system, row, judged, held_out)

@@ -243,7 +243,7 @@ ROWS = {
     ),
     "CLIP-style (BiGRU)": Row(
         lambda task: Contrastive(_head(task), Recurrent(task, nn.GRU, both=True, pool="mean")),
-        rates=(5e-4, 1e-3, 2e-3),
+        rates=(1e-3, 2e-3),
     ),
     "CLIP-style (the paper's text CNN)": Row(
         lambda task: Contrastive(_head(task), _paper_cnn(task)), rates=(1e-3, 2e-3)

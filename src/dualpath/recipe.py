@@ -192,14 +192,16 @@ class DistillationRecipe(_Strict):
 class OptimizerRecipe(_Strict):
     """Optimiser; ``rates`` multiply ``lr`` for the named parameter groups.
 
-    Weight decay acts on every parameter under ``sgd`` (as in the paper) and on matrices alone
-    under ``adamw``.
+    ``layer_decay``: each layer of the image backbone has this share of the rate of the layer after
+    it, so that what is general changes least. Weight decay acts on every parameter under ``sgd``
+    (as in the paper) and on matrices alone under ``adamw``.
     """
 
     name: Literal["sgd", "adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0.0)] = 1e-3
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     rates: dict[ParameterGroup, Annotated[float, Field(ge=0.0)]] = {}
 
 
@@ -217,6 +219,7 @@ class StageRecipe(_Strict):
 
     ``captions_of``: whether a picture meets its own captions, or any of its instance (the
     paper's way on CUHK-PEDES, where a caption may tell of another picture of the person).
+    ``last_layers``: of a trained backbone, train only so many of its layers, counted from the end.
     ``sentence_encoder``: of a transformer text path; frozen, its features are kept like those of
     a frozen backbone.
     """
@@ -227,6 +230,7 @@ class StageRecipe(_Strict):
     captions_per_picture: Positive = 1
     captions_of: Literal["picture", "instance"] = "picture"
     backbone: Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"] = "trained"
+    last_layers: Positive | None = None
     sentence_encoder: Literal["trained", "frozen"] = "trained"
     flip: bool = True
     crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0

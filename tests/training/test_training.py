@@ -229,7 +229,7 @@ def test_groups_hold_every_parameter_once_and_get_their_rates():
     assert len(held) == len(set(held))
     assert set(held) == everything
     recipe = OptimizerRecipe(name="adamw", lr=0.1, weight_decay=0.3, rates={"classifier": 0.01})
-    options = build_optimizer(recipe, groups).param_groups
+    options = build_optimizer(recipe, groups, {}).param_groups
     assert "image_backbone" not in {group["name"] for group in options}
     for group in options:
         assert group["lr"] == pytest.approx(0.001 if group["name"] == "classifier" else 0.1)

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
+from timm.models import group_parameters
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -102,8 +103,26 @@ class ImageCNN(nn.Module):
         normalised = (pixels.float() - self.mean) / self.std
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    def set_backbone(self, mode: BackboneMode) -> None:
+    def layer_distances(self) -> dict[str, int]:
+        """Return how many layers lie between each parameter of the backbone and its output.
+
+        Layers are those that timm groups the network into.
+        """
+        network: Any = self.backbone
+        if isinstance(network, nn.Sequential):  # with a grid
+            network, prefix = network[0], "0."
+        else:
+            prefix = ""
+        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        return {prefix + name: last - layer for name, layer in layers.items()}
+
+    def set_backbone(self, mode: BackboneMode, *, last_layers: int | None = None) -> None:
         """Train the backbone or freeze it, and choose what its batch normalisation uses.
+
+        Args:
+            mode: one of those below.
+            last_layers: of a backbone that is trained, train this many layers before its output.
 
         ``"trained"``: statistics of the batch. ``"trained_running_norm"``: the running ones, which
         stay as they are; a pretrained backbone then starts from the very features it had, however
@@ -112,6 +131,10 @@ class ImageCNN(nn.Module):
         """
         self._mode = mode
         self.backbone.requires_grad_(self._is_trained)
+        if self._is_trained and last_layers is not None:
+            distances = self.layer_distances()
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(distances[name] < last_layers)
         for name, norm in _batch_norms(self.backbone).items():
             norm.momentum = 0.0 if mode == "frozen_batch_norm" else self._momentum[name]
         self.train(self.training)

@@ -8,7 +8,12 @@ import torch
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network, complete_recipe
 from dualpath.recipe import ExpectedRecipe, Recipe, RecipeError, StageRecipe
-from dualpath.training.stages import augment_words, build_optimizer, parameter_groups
+from dualpath.training.stages import (
+    augment_words,
+    backbone_distances,
+    build_optimizer,
+    parameter_groups,
+)
 
 _MEASURED = (2, 4)  # pictures of the two batches whose difference is what a picture needs
 
@@ -74,10 +79,10 @@ def _plan(
     classifier: InstanceClassifier,
     expected: ExpectedRecipe,
 ) -> StagePlan:
-    network.image_encoder.set_backbone(stage.backbone)
+    network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
     network.train()
     groups = parameter_groups(network, classifier)
-    trained = build_optimizer(stage.optimizer, groups).param_groups
+    trained = build_optimizer(stage.optimizer, groups, backbone_distances(network)).param_groups
     plans = []
     for name, parameters in groups.items():
         rates = [group for group in trained if group["name"] == name]

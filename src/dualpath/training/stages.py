@@ -1,6 +1,7 @@
 """What a stage of a recipe means: frozen parts, parameter groups, learning rates, losses."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -57,16 +58,28 @@ def parameter_groups(
     }
 
 
+def backbone_distances(network: DualPathNetwork) -> dict[int, int]:
+    """Return the distance to the output, in layers, of each parameter (by ``id``) of a backbone."""
+    encoder = network.image_encoder
+    distances = encoder.layer_distances()
+    return {id(p): distances[name] for name, p in encoder.backbone.named_parameters()}
+
+
 def build_optimizer(
-    recipe: OptimizerRecipe, groups: dict[ParameterGroup, list[nn.Parameter]]
+    recipe: OptimizerRecipe,
+    groups: dict[ParameterGroup, list[nn.Parameter]],
+    distances: dict[int, int],
 ) -> torch.optim.Optimizer:
     """Build the optimiser of a stage; parameters that are frozen are left out.
+
+    Args:
+        groups: of :func:`parameter_groups`.
+        distances: of :func:`backbone_distances`, for ``layer_decay``.
 
     Each of its groups carries ``base_lr``, from which :func:`set_learning_rate` computes.
     """
     options: list[dict[str, Any]] = []
-    for name, parameters in groups.items():
-        lr = recipe.lr * recipe.rates.get(name, 1.0)
+    for name, lr, parameters in _with_rates(recipe, groups, distances):
         trained = [p for p in parameters if p.requires_grad]
         vectors = [p for p in trained if p.ndim < 2 and recipe.name == "adamw"]
         matrices = [p for p in trained if not (p.ndim < 2 and recipe.name == "adamw")]
@@ -78,6 +91,21 @@ def build_optimizer(
     if recipe.name == "sgd":
         return torch.optim.SGD(options, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     return torch.optim.AdamW(options, fused=True)
+
+
+def _with_rates(
+    recipe: OptimizerRecipe,
+    groups: dict[ParameterGroup, list[nn.Parameter]],
+    distances: dict[int, int],
+) -> Iterator[tuple[ParameterGroup, float, list[nn.Parameter]]]:
+    for name, parameters in groups.items():
+        lr = recipe.lr * recipe.rates.get(name, 1.0)
+        if name != "image_backbone" or recipe.layer_decay == 1.0:
+            yield name, lr, parameters
+            continue
+        for distance in sorted({distances[id(p)] for p in parameters}):
+            layer = [p for p in parameters if distances[id(p)] == distance]
+            yield name, lr * recipe.layer_decay**distance, layer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

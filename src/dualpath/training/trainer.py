@@ -38,6 +38,7 @@ from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.stages import (
     Mined,
     augment_words,
+    backbone_distances,
     build_optimizer,
     parameter_groups,
     rate_factor,
@@ -128,11 +129,13 @@ class Trainer:
 
     def _run_stage(self, stage: StageRecipe, optimizer_state: dict[str, Any] | None) -> None:
         network, progress = self._plain_network, self._progress
-        network.image_encoder.set_backbone(stage.backbone)
+        network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
         if isinstance(network.text_encoder, TextTransformer):
             network.text_encoder.set_backbone(stage.sentence_encoder)
         groups = parameter_groups(network, self._plain_classifier)
-        optimizer = self._accelerator.prepare_optimizer(build_optimizer(stage.optimizer, groups))
+        optimizer = self._accelerator.prepare_optimizer(
+            build_optimizer(stage.optimizer, groups, backbone_distances(network))
+        )
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
         self._optimizer = optimizer
