@@ -49,7 +49,7 @@ def fit_calibration(
     image_instances: npt.NDArray[np.int64],
     text_instances: npt.NDArray[np.int64],
 ) -> Calibration | None:
-    """Fit the curve; none where every sentence finds its picture or none does.
+    """Fit the curve; none where all sentences find their picture, or none does, or by chance.
 
     Args:
         image_vectors: (n, dim), unit. text_vectors: (m, dim), unit.
@@ -65,10 +65,13 @@ def fit_calibration(
     if len(np.unique(right[held_out])) < 2 or len(np.unique(right[~held_out])) < 2:
         return None
     slope, intercept = _fit(cosines[~held_out], right[~held_out])
+    whole = _fit(cosines, right)
+    if min(slope, whole[0]) <= 0:
+        return None
     probabilities = 1 / (1 + np.exp(-(slope * cosines[held_out] + intercept)))
     error = expected_calibration_error(probabilities, right[held_out])
     auroc = float(roc_auc_score(right[held_out], cosines[held_out]))
-    return Calibration(*_fit(cosines, right), error, auroc, len(image_vectors))
+    return Calibration(*whole, error, auroc, len(image_vectors))
 
 
 def expected_calibration_error(

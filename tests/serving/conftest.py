@@ -1,5 +1,6 @@
 """A real server, in a process of its own, over a gallery of shapes."""
 
+import json
 import shutil
 import signal
 import socket
@@ -79,3 +80,20 @@ def server(gallery_folder, tmp_path_factory):
 def client(server):
     with server.client() as client:
         yield client
+
+
+CURVE = {"slope": 8.0, "intercept": -4.0, "error": 0.01, "auroc": 0.9, "pictures": 10}
+
+
+@pytest.fixture(scope="session")
+def judged(bundle, photos, tmp_path_factory):
+    """A server whose model has a curve of known numbers."""
+    folder = tmp_path_factory.mktemp("judged")
+    calibrated = shutil.copytree(bundle, folder / "bundle")
+    told = json.loads((calibrated / "metrics.json").read_text())
+    told["validation"]["calibration"] = CURVE
+    (calibrated / "metrics.json").write_text(json.dumps(told))
+    with dualpath.Gallery.open(folder / "gallery", model=dualpath.load(calibrated)) as gallery:
+        gallery.add(photos)
+    with running(folder / "gallery", folder / "log") as server:
+        yield server

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import signal
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from PIL import Image
 
 import dualpath
 from dualpath.data.manifest import read_manifest
-from tests.serving.conftest import running
+from tests.serving.conftest import CURVE, running
 
 
 def test_search_answers_what_the_gallery_finds(client, gallery_folder, bundle):
@@ -45,10 +46,29 @@ def test_a_picture_that_is_sent_finds_itself(client, photos):
     assert [hit["id"] for hit in similar] == [hit["id"] for hit in hits[1:]]
 
 
+def test_matches_have_probabilities_and_a_least_one_can_be_asked_for(judged):
+    with judged.client() as client:
+        assert client.get("/v1/about").json()["calibrated"]
+        hits = client.get("/v1/search", params={"q": "a red star", "top": 100}).json()["hits"]
+        for hit in hits:
+            expected = 1 / (1 + math.exp(-(CURVE["slope"] * hit["score"] + CURVE["intercept"])))
+            assert hit["probability"] == pytest.approx(expected)
+        least = hits[9]["probability"]
+        asked = {"q": "a red star", "top": 100, "min_probability": least}
+        kept = client.get("/v1/search", params=asked).json()["hits"]
+        assert [hit["id"] for hit in kept] == [h["id"] for h in hits if h["probability"] >= least]
+        assert 10 <= len(kept) < 100
+        nothing = client.get("/v1/search", params={"q": "a red star", "min_probability": 1})
+        assert nothing.json()["hits"] == []
+        picture = client.get(f"/v1/items/{hits[0]['id']}/similar").json()["hits"]
+        assert all(hit["probability"] is None for hit in picture)
+        assert client.get("/v1/search", params={"q": "a", "min_probability": 2}).status_code == 422
+
+
 def test_an_item_and_its_picture(client):
     hit = client.get("/v1/search", params={"q": "a star", "top": 1}).json()["hits"][0]
     item = client.get(f"/v1/items/{hit['id']}").json()
-    assert item == {key: value for key, value in hit.items() if key != "score"}
+    assert item == {key: value for key, value in hit.items() if key not in ("score", "probability")}
     answer = client.get(item["image"], params={"size": 20})
     assert answer.headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(answer.content)) as picture:

@@ -43,7 +43,8 @@ def page(browser, server):
 
 
 def scores(page) -> list[float]:
-    return [float(text) for text in page.locator("#results .score").all_inner_texts()]
+    texts = page.locator("#results .score").all_inner_texts()
+    return [float(text.removesuffix(" %")) for text in texts]
 
 
 def search(page, words: str) -> None:
@@ -229,3 +230,24 @@ def test_where_a_key_is_needed_the_page_asks_for_it(browser, gallery_folder, tmp
         )
         assert page.evaluate("document.cookie") == ""
         page.close()
+
+
+def test_unlikely_matches_are_told_apart_and_can_be_left_out(browser, judged):
+    page = browser.new_page(base_url=judged.url, viewport={"width": 390, "height": 800})
+    page.goto("/")
+    search(page, "a red star")
+    percentages = scores(page)
+    assert page.locator("#results .score").first.inner_text().endswith(" %")
+    likely = page.get_by_role("button", name="likely only")
+    likely.click()
+    page.wait_for_url("**likely=1**")
+    page.wait_for_function("() => !document.body.classList.contains('busy')")
+    assert scores(page) == [p for p in percentages if p >= 50]
+    page.fill("#words", "zzz qqq")
+    page.press("#words", "Enter")
+    page.wait_for_function("() => !document.body.classList.contains('busy')")
+    if not scores(page):
+        page.get_by_role("button", name="Show the nearest").click()
+        page.wait_for_selector("#results li")
+        assert "Perhaps none of them fits" in page.inner_text("#status")
+    page.close()

@@ -12,7 +12,7 @@ from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import Recipe
 from dualpath.training.distillation import TeacherError, read_captions
 from dualpath.training.train import train
-from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
+from tests.conftest import STAGE, quiet, run_cli, small_recipe
 from tests.models.sentence_encoder import write_sentence_encoder
 
 HEADS = {**STAGE, "name": "heads", "backbone": "frozen", "sentence_encoder": "frozen"}

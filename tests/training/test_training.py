@@ -16,7 +16,12 @@ from dualpath.models.image_cnn import ImageCNN
 from dualpath.recipe import OptimizerRecipe, ScheduleRecipe
 from dualpath.training.checkpoints import load_checkpoint
 from dualpath.training.prepare import build_words, set_word_vectors
-from dualpath.training.stages import build_optimizer, parameter_groups, rate_factor
+from dualpath.training.stages import (
+    backbone_distances,
+    build_optimizer,
+    parameter_groups,
+    rate_factor,
+)
 from dualpath.training.train import train
 from dualpath.training.trainer import TrainingError
 from tests.conftest import SMALL, STAGE, quiet, small_recipe
@@ -234,6 +239,25 @@ def test_groups_hold_every_parameter_once_and_get_their_rates():
     for group in options:
         assert group["lr"] == pytest.approx(0.001 if group["name"] == "classifier" else 0.1)
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_layers_nearer_to_the_pixels_learn_slower_and_only_the_last_ones_may_be_trained():
+    network = build_network(small_recipe(), 20)
+    distances = backbone_distances(network)
+    groups = parameter_groups(network, InstanceClassifier(32, torch.arange(5)))
+    recipe = OptimizerRecipe(lr=0.1, layer_decay=0.5, rates={"image_backbone": 0.1})
+    for group in build_optimizer(recipe, groups, distances).param_groups:
+        if group["name"] == "image_backbone":
+            far = {distances[id(p)] for p in group["params"]}
+            assert len(far) == 1
+            assert group["lr"] == pytest.approx(0.01 * 0.5 ** far.pop())
+        else:
+            assert group["lr"] == pytest.approx(0.1)
+    network.image_encoder.set_backbone("trained", last_layers=2)
+    trained = {
+        distances[id(p)] for p in network.image_encoder.backbone.parameters() if p.requires_grad
+    }
+    assert trained == {0, 1}
 
 
 def test_words_without_a_vector_get_random_numbers_of_the_same_spread(tmp_path, shapes):
