@@ -267,12 +267,16 @@ class ExpectedRecipe(_Strict):
 class Recipe(_Strict):
     """A whole training. ``dim`` is the width of the shared space.
 
+    ``scale``: the number of training pictures that epochs, batches and rates are written for; with
+    more or fewer of them they follow the rules of ``training/scaling.py``.
+
     ``relu`` true: the losses see the features after the heads' last ReLU and the test features
     are taken before it, as in the paper's code; false: both are taken before it.
     """
 
     name: str
     seed: int = 0
+    scale: Positive | None = None
     split: SplitRecipe = SplitRecipe()
     expected: ExpectedRecipe | None = None
     dim: Positive = 2048

@@ -127,3 +127,10 @@ def test_a_backbone_trained_with_running_statistics_starts_from_the_features_it_
     features.sum().backward()
     assert all(p.grad is not None for p in encoder.backbone.parameters())
     assert all(torch.equal(before[name], value) for name, value in buffers(encoder).items())
+
+
+def test_a_vision_transformer_is_an_image_path_too_but_has_no_grid():
+    backbone, width = create_backbone("test_vit")
+    assert backbone(torch.zeros(2, 3, 160, 160)).shape == (2, width)
+    with pytest.raises(BackboneError, match="grid: 1"):
+        create_backbone("test_vit", grid=2)

@@ -215,6 +215,11 @@ def create_backbone(
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
         if grid > 1:
+            if backbone.eval()(torch.zeros(1, 3, size, size)).ndim != 4:
+                raise BackboneError(
+                    f"{name} has no map of rows and columns to lay a grid on; set "
+                    "image_encoder.grid: 1"
+                )
             backbone = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
         features = backbone.eval()(torch.zeros(1, 3, size, size))
     return backbone.train(), int(features.shape[1])

@@ -21,6 +21,7 @@ from dualpath.training.clusters import cluster_instances
 from dualpath.training.feature_cache import cached_features
 from dualpath.training.prepare import TrainingData, build_words, gather_data, set_word_vectors
 from dualpath.training.progress import Display
+from dualpath.training.scaling import scale_recipe
 from dualpath.training.trainer import LAST, Trainer
 
 WORK = "training"
@@ -56,7 +57,12 @@ def train(
     display = display or Display()
     recipe = complete_recipe(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
     folder = Path(out) / WORK
-    recipe = _check_place(folder, recipe, resume=resume)
+    begun = (folder / LAST).exists()
+    if begun and not resume:
+        raise CheckpointError(
+            f"{folder.parent}: holds a training already; add --resume to go on with it, or choose "
+            "another --out"
+        )
     cache = cache or default_cache_folder()
     manifest = read_manifest(Path(data), recipe.split, recipe.seed)
     with display.work("checking pictures", len(manifest.items)) as advance:
@@ -67,7 +73,9 @@ def train(
         f"{len(pictures.train):,} pictures to train on, {len(pictures.val):,} to validate"
         + ("" if pictures.val else "; no validation: the last weights are kept")
     )
-    if (folder / LAST).exists():
+    recipe = scale_recipe(recipe, len(pictures.train))
+    if begun:
+        recipe = _recipe_begun(folder, recipe)
         model = _begun_model(folder, pictures, recipe)
     else:
         model = _new_model(recipe, pictures, folder, display)
@@ -86,16 +94,8 @@ def train(
     return model
 
 
-def _check_place(folder: Path, recipe: Recipe, *, resume: bool) -> Recipe:
-    """Return the recipe to train, or to go on with if it is that of the training in ``folder``."""
-    begun = (folder / LAST).exists()
-    if begun and not resume:
-        raise CheckpointError(
-            f"{folder.parent}: holds a training already; add --resume to go on with it, or choose "
-            "another --out"
-        )
-    if not begun:
-        return recipe
+def _recipe_begun(folder: Path, recipe: Recipe) -> Recipe:
+    """Return the recipe to go on with, if it is that of the training in ``folder``."""
     old = read_recipe(folder / "recipe.yaml")
     # How long word vectors are is known once they are read; the other two change no result.
     if recipe.text_encoder.word_vectors or any(stage.distillation for stage in recipe.stages):
