@@ -11,18 +11,29 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from dualpath.recipe import Recipe
 from dualpath.training.checkpoints import CheckpointError, load_checkpoint
 from dualpath.training.train import train
-from tests.conftest import SMALL, quiet, run_cli, small_recipe
+from tests.conftest import SMALL, quiet, run_cli
 
-# A checkpoint after every step, so that a kill falls between two at any place.
-RECIPE = {**SMALL, "checkpoint_minutes": 0.0}
+# A checkpoint after every step, so that a kill falls between two at any place; and a last stage
+# that goes on for a while after the moment of the kill, however late a busy machine sends it.
+first_stage, last_stage = SMALL["stages"]
+RECIPE = {
+    **SMALL,
+    "checkpoint_minutes": 0.0,
+    "stages": [first_stage, {**last_stage, "epochs": 10, "validate_every": 5}],
+}
+
+
+def recipe_with(**changes) -> Recipe:
+    return Recipe.model_validate({**RECIPE, **changes})
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, shapes, cache):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train(small_recipe(checkpoint_minutes=0.0), shapes, folder, cache=cache, display=quiet())
+    train(recipe_with(), shapes, folder, cache=cache, display=quiet())
     return folder
 
 
@@ -83,20 +94,20 @@ def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_we
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     tmp_path, shapes, cache, uninterrupted
 ):
-    train(small_recipe(), shapes, tmp_path / "again", cache=cache, display=quiet())
+    train(recipe_with(), shapes, tmp_path / "again", cache=cache, display=quiet())
     assert_same_weights(tmp_path / "again", uninterrupted)
-    train(small_recipe(seed=1), shapes, tmp_path / "other", cache=cache, display=quiet())
+    train(recipe_with(seed=1), shapes, tmp_path / "other", cache=cache, display=quiet())
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "other", uninterrupted)
 
 
 def test_a_begun_training_is_not_overwritten(shapes, cache, uninterrupted):
     with pytest.raises(CheckpointError, match="add --resume to go on with it"):
-        train(small_recipe(), shapes, uninterrupted, cache=cache, display=quiet())
+        train(recipe_with(), shapes, uninterrupted, cache=cache, display=quiet())
 
 
 def test_another_recipe_does_not_resume(shapes, cache, uninterrupted):
-    changed = small_recipe(checkpoint_minutes=0.0, dim=64)
+    changed = recipe_with(dim=64)
     with pytest.raises(CheckpointError, match=r"another recipe \(dim: 32, now 64\)"):
         train(changed, shapes, uninterrupted, resume=True, cache=cache, display=quiet())
 
@@ -105,13 +116,13 @@ def test_changed_data_does_not_resume(tmp_path, shapes, cache, uninterrupted):
     rows = (shapes / "metadata.jsonl").read_text().splitlines()
     (tmp_path / "images").symlink_to(shapes / "images")
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows[:-40]))
-    recipe = small_recipe(checkpoint_minutes=0.0)
+    recipe = recipe_with()
     with pytest.raises(CheckpointError, match="have changed since this training began"):
         train(recipe, tmp_path, uninterrupted, resume=True, cache=cache, display=quiet())
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, shapes, cache):
-    recipe = small_recipe(stages=[{**SMALL["stages"][0], "epochs": 1}])
+    recipe = recipe_with(stages=[{**SMALL["stages"][0], "epochs": 1}])
     train(recipe, shapes, tmp_path, cache=cache, display=quiet())
     checkpoint = tmp_path / "training" / "last.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
