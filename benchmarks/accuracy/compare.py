@@ -5,8 +5,8 @@
 
 Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
 with two of their captions each, for so many seconds of one core (evaluation not counted), its
-rate falling along a cosine over them. Each chooses its rate, in half the seconds, on a sixth of
-the training pictures that is held out for it; the table is of split val with the last weights, so
+rate falling along a cosine over them. Each chooses its rate, in a quarter of the seconds, on a
+sixth of the training pictures that is held out for it; the table is of split val with the last weights, so
 nothing is fitted to it. Each run leaves a file in --out, and a second call runs what is missing.
 """
 
@@ -43,6 +43,7 @@ from dualpath.training.feature_cache import cached_features
 from dualpath.training.prepare import build_words, gather_data
 
 HELD_OUT = 6  # one training picture in so many
+_TUNED = 4  # of the seconds, one part in so many
 BATCH, CAPTIONS = 128, 2
 CELLS = 7
 STAGE = {"name": "any", "epochs": 1, "contrastive": {}}
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="of the backbone")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=100, help="of one core, a training")
+    parser.add_argument("--seconds", type=float, default=160, help="of one core, a training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache_folder())
@@ -175,7 +176,7 @@ def _train(job: Job, where: _Where, out: Path) -> None:
     features = train.pictures.features[0].shape[1] // (CELLS**2 if row.grid else 1)
     system = row.build(Task(words.clone(), len(train.items), features))
     begun = time.process_time()
-    budget = where.seconds / 2 if job.tuning else where.seconds
+    budget = where.seconds / _TUNED if job.tuning else where.seconds
     epochs = _fit(system, row, job, train, picked, budget, tokenizer.rows - 1)
     seconds = time.process_time() - begun
     judged = _data(where, "val", row.grid) if held_out is None else train
