@@ -1,12 +1,11 @@
 """The trained model as its user meets it: pictures and sentences in, unit vectors out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
@@ -20,15 +19,10 @@ from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import WHOLE, RenderedPictures, View, render_views
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
+from dualpath.vectors import Advance, Vectors, unwatched
 
-Vectors = npt.NDArray[np.float32]
-Advance = Callable[[int], None]
 _STORE_EVERY = 512
 _SORTED = 16  # batches of sentences that are put in the order of their lengths
-
-
-def unwatched(_: int) -> None:
-    """Progress that nobody watches."""
 
 
 class DualPath:

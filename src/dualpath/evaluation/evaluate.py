@@ -10,9 +10,10 @@ import numpy as np
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import Item, ManifestError, read_manifest
 from dualpath.data.pictures import broken_pictures_message
-from dualpath.embedding import Advance, DualPath, Vectors, unwatched
+from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import captioned, find_protocol, instance_numbers
 from dualpath.evaluation.report import Answer, write_sheet
+from dualpath.vectors import Advance, Vectors, unwatched
 
 _SHEET_QUERIES = 20
 _SHEET_ANSWERS = 5

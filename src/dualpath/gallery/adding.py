@@ -13,11 +13,12 @@ import torch
 
 from dualpath.data.manifest import Item, read_pictures
 from dualpath.data.pictures import PictureError, decode_picture, picture_hash, read_picture
-from dualpath.embedding import Advance, DualPath, Vectors
+from dualpath.embedding import DualPath
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.rows import Picture, picture_id, to_rows, words_of
 from dualpath.gallery.store import Store
+from dualpath.vectors import Advance, Vectors
 
 _CHUNK = 64  # pictures decoded ahead
 _COMMIT = 2  # chunks in one write: what a kill loses

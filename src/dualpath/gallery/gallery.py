@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dualpath.embedding import Advance, DualPath, Vectors, unwatched
 from dualpath.gallery import upkeep
 from dualpath.gallery.errors import FilterError, GalleryError
 from dualpath.gallery.filters import Condition, Field, parse_filter
 from dualpath.gallery.rows import CaptionHit, Hit, Picture, learn_fields, to_picture
 from dualpath.gallery.store import About, Store, open_store
+from dualpath.vectors import Advance, Vectors, unwatched
 
 if TYPE_CHECKING:
+    from dualpath.embedding import DualPath
     from dualpath.gallery.adding import Added
 
 _FORMAT = 1
@@ -52,7 +53,9 @@ class Gallery:
         filled: what it was filled with.
     """
 
-    def __init__(self, address: str, store: Store, filled: Filled, model: DualPath | None) -> None:
+    def __init__(
+        self, address: str, store: Store, filled: Filled, model: "DualPath | None"
+    ) -> None:
         self.address = address
         self.store = store
         self.filled = filled
@@ -60,7 +63,7 @@ class Gallery:
         self._begun = False
 
     @classmethod
-    def open(cls, address: str | Path, *, model: DualPath | None = None) -> "Gallery":
+    def open(cls, address: str | Path, *, model: "DualPath | None" = None) -> "Gallery":
         """Open a gallery, or begin one where there is none.
 
         Args:
@@ -96,7 +99,7 @@ class Gallery:
         return gallery
 
     @property
-    def model(self) -> DualPath:
+    def model(self) -> "DualPath":
         """The model; raises ``GalleryError`` if the gallery was opened without."""
         if self._model is None:
             raise GalleryError(f"{self.address}: open the gallery with its model for that")

@@ -13,11 +13,11 @@ import pyarrow as pa
 from filelock import FileLock
 from lancedb.index import BTree, IvfSq
 
-from dualpath.embedding import Vectors
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.filters import Condition, Field, sql
 from dualpath.gallery.rows import COLUMNS, VECTOR, TableName, schema
 from dualpath.gallery.store import About
+from dualpath.vectors import Vectors
 
 ABOUT = "gallery.json"
 TABLES: tuple[TableName, ...] = ("pictures", "captions")

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from dualpath.embedding import Vectors
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.filters import Condition, Field, milvus_expression
 from dualpath.gallery.rows import COLUMNS, VECTOR, TableName
 from dualpath.gallery.store import About
+from dualpath.vectors import Vectors
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dualpath.embedding import Vectors
 from dualpath.gallery.errors import FieldError
 from dualpath.gallery.filters import Field, Kind
+from dualpath.vectors import Vectors
 
 TableName = Literal["pictures", "captions"]
 VECTOR = "vector"

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from dualpath.embedding import Vectors
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.filters import Condition, Field
 from dualpath.gallery.rows import TableName
+from dualpath.vectors import Vectors
 
 About = dict[str, Any]
 

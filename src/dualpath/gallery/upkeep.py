@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dualpath.data.pictures import PictureError, picture_hash, read_picture
-from dualpath.embedding import Advance
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.filters import Field
 from dualpath.gallery.rows import COLUMNS, VECTOR
 from dualpath.gallery.store import Store
+from dualpath.vectors import Advance
 
 _SHOWN = 20
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
-from dualpath.embedding import Vectors
+from dualpath.vectors import Vectors
 
 _Query = TypeVar("_Query")
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from dualpath.data.vector_store import VectorStore
-from dualpath.embedding import DualPath, Vectors, load
+from dualpath.embedding import DualPath, load
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import DistillationRecipe
 from dualpath.training.progress import Display
+from dualpath.vectors import Vectors
 
 _CHUNK = 2048
 

@@ -14,9 +14,9 @@ from dualpath.data.manifest import Item
 from dualpath.data.pairs import FeaturePictures
 from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import RenderedPictures, View
-from dualpath.embedding import Advance, unwatched
 from dualpath.models.image_cnn import ImageCNN
 from dualpath.models.text_transformer import TextTransformer
+from dualpath.vectors import Advance, unwatched
 
 _BATCH = 32
 _STORE_EVERY = 8  # batches

@@ -12,12 +12,13 @@ from dualpath.data.manifest import Item, Manifest, ManifestError
 from dualpath.data.pictures import Survey, broken_pictures_message, survey_pictures
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.word_vectors import WordVectorError, read_word_vectors
-from dualpath.embedding import Advance, load, unwatched
+from dualpath.embedding import load
 from dualpath.models.text_cnn import TextCNN
 from dualpath.models.text_residual import ResidualTextCNN
 from dualpath.models.text_transformer import sentence_tokenizer_file
 from dualpath.recipe import Recipe
 from dualpath.training.distillation import read_captions
+from dualpath.vectors import Advance, unwatched
 
 Say = Callable[[str], None]
 

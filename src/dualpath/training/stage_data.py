@@ -11,12 +11,13 @@ from torch import Tensor
 from dualpath.data.manifest import Item
 from dualpath.data.pairs import CaptionTable, FeaturePictures, PairDataset, PixelPictures
 from dualpath.data.views import View, fixed_views
-from dualpath.embedding import DualPath, Vectors
+from dualpath.embedding import DualPath
 from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import StageRecipe
 from dualpath.training.feature_cache import cached_features, cached_sentences
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
+from dualpath.vectors import Vectors
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 
 from dualpath.calibration import fit_calibration
 from dualpath.data.manifest import Item
-from dualpath.embedding import DualPath, Vectors
+from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.vectors import Vectors
 
 
 def validate(

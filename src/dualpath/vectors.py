@@ -1,0 +1,13 @@
+"""Names that many modules share, in a module that imports nothing heavy."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Advance = Callable[[int], None]
+
+
+def unwatched(_: int) -> None:
+    """Progress that nobody watches."""
