@@ -243,20 +243,20 @@ ROWS = {
     ),
     "CLIP-style (BiGRU)": Row(
         lambda task: Contrastive(_head(task), Recurrent(task, nn.GRU, both=True, pool="mean")),
-        rates=(1e-3, 2e-3),
+        rates=(1e-3, 2e-3, 4e-3),
     ),
     "CLIP-style (the paper's text CNN)": Row(
-        lambda task: Contrastive(_head(task), _paper_cnn(task)), rates=(1e-3, 2e-3)
+        lambda task: Contrastive(_head(task), _paper_cnn(task)), rates=(1e-3, 2e-3, 4e-3)
     ),
     "DualPath without instance loss": Row(
         lambda task: Contrastive(_head(task), _residual_cnn(task)),
-        rates=(1e-3, 2e-3),
+        rates=(1e-3, 2e-3, 4e-3),
         word_dropout=0.1,
         ours=True,
     ),
     "DualPath": Row(
         lambda task: Instance(_head(task), _residual_cnn(task), task.classes),
-        rates=(1e-3, 2e-3),
+        rates=(1e-3, 2e-3, 4e-3),
         word_dropout=0.1,
         ours=True,
     ),
