@@ -195,8 +195,8 @@ def _linear(task: Task) -> nn.Module:
     return nn.Linear(task.features, DIM)
 
 
-def _head(task: Task) -> nn.Module:
-    return head(task.features, task.features, DIM)
+def _head(task: Task, dropout: float = 0.0) -> nn.Module:
+    return head(task.features, task.features, DIM, dropout)
 
 
 def _paper_cnn(task: Task) -> nn.Module:
@@ -249,13 +249,13 @@ ROWS = {
         lambda task: Contrastive(_head(task), _paper_cnn(task)), rates=(1e-3, 2e-3, 4e-3)
     ),
     "DualPath without instance loss": Row(
-        lambda task: Contrastive(_head(task), _residual_cnn(task)),
+        lambda task: Contrastive(_head(task, 0.3), _residual_cnn(task)),
         rates=(1e-3, 2e-3, 4e-3),
         word_dropout=0.1,
         ours=True,
     ),
     "DualPath": Row(
-        lambda task: Instance(_head(task), _residual_cnn(task), task.classes),
+        lambda task: Instance(_head(task, 0.3), _residual_cnn(task), task.classes),
         rates=(1e-3, 2e-3, 4e-3),
         word_dropout=0.1,
         ours=True,

@@ -51,7 +51,7 @@ class TextEncoderRecipe(_Strict):
 
     ``trunk``: ``bottleneck`` is the paper's, of which ``depths``, ``padding`` and
     ``position_shift`` tell; ``residual`` is ``models/text_residual.py``, of which ``layers`` and
-    ``dropout`` tell. ``width`` 1 is 2,048 channels in either.
+    ``dropout`` tell (the latter of the head of a transformer, too). ``width`` 1 is 2,048 channels in either.
     ``transformer``: a pretrained Hugging Face sentence encoder, by name or folder, instead of the
     text CNN. It brings its own words (``vocabulary: subword``), of which ``max_words`` are kept.
     """
@@ -111,6 +111,7 @@ class ImageEncoderRecipe(_Strict):
     backbone's own preprocessing when training starts, so that a bundle always carries them.
     ``grid``: the backbone's last map is averaged over so many cells a side, and the head sees all
     of them; 1 is the paper's global pooling, 2 also tells left from right and above from below.
+    ``dropout``: of the head's hidden layer.
     ``test_size``: at test the picture keeps its aspect, its shorter side has so many pixels, and
     the network slides over it (the paper's 256); none squashes it to ``input_size``.
     """
@@ -120,6 +121,7 @@ class ImageEncoderRecipe(_Strict):
     weights: Path | None = None
     input_size: Positive | None = None
     grid: Positive = 1
+    dropout: Fraction = 0.0
     test_size: Positive | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

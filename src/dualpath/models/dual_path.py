@@ -106,6 +106,7 @@ def build_network(
             hidden=backbone_dim // image.grid**2,  # as wide as the backbone's last map
             mean=image.mean,
             std=image.std,
+            dropout=image.dropout,
         ),
         _text_encoder(recipe, embedding_rows, load=load_backbone),
     )
@@ -115,7 +116,9 @@ def _text_encoder(recipe: Recipe, embedding_rows: int, *, load: bool) -> TextEnc
     text = recipe.text_encoder
     if text.transformer is not None:
         backbone = create_sentence_encoder(text.transformer, load=load)
-        return TextTransformer(backbone, recipe.dim, hidden=_TRANSFORMER_HIDDEN)
+        return TextTransformer(
+            backbone, recipe.dim, hidden=_TRANSFORMER_HIDDEN, dropout=text.dropout
+        )
     if text.trunk == "residual":
         return ResidualTextCNN(
             embedding_rows,

@@ -10,12 +10,16 @@ def batch_norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.05)
 
 
-def head(features: int, hidden: int, dim: int) -> nn.Sequential:
-    """Linear, BN, ReLU, linear, BN: what stands between pretrained features and the space."""
+def head(features: int, hidden: int, dim: int, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, BN, ReLU, linear, BN: what stands between pretrained features and the space.
+
+    Args:
+        dropout: of the hidden layer.
+    """
     layers = nn.Sequential(
         nn.Linear(features, hidden, bias=False),
         batch_norm(hidden),
-        nn.ReLU(),
+        nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),
         nn.Linear(hidden, dim, bias=False),
         batch_norm(dim),
     )

@@ -28,13 +28,14 @@ class TextTransformer(nn.Module):
         backbone: a ``transformers`` encoder; its configuration tells the width of its states.
         dim: width of the output.
         hidden: width between the two layers of the head.
+        dropout: of that layer.
     """
 
-    def __init__(self, backbone: Any, dim: int, *, hidden: int) -> None:
+    def __init__(self, backbone: Any, dim: int, *, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_dim = int(backbone.config.hidden_size)
-        self.head = head(self.backbone_dim, hidden, dim)
+        self.head = head(self.backbone_dim, hidden, dim, dropout)
         self._mode: SentenceMode = "trained"
 
     def forward(self, token_ids: Tensor) -> Tensor:
