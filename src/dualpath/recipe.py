@@ -51,9 +51,10 @@ class TextEncoderRecipe(_Strict):
 
     ``trunk``: ``bottleneck`` is the paper's, of which ``depths``, ``padding`` and
     ``position_shift`` tell; ``residual`` is ``models/text_residual.py``, of which ``layers`` and
-    ``dropout`` tell (the latter of the head of a transformer, too). ``width`` 1 is 2,048 channels in either.
+    ``dropout`` tell. ``width`` 1 is 2,048 channels in either.
     ``transformer``: a pretrained Hugging Face sentence encoder, by name or folder, instead of the
-    text CNN. It brings its own words (``vocabulary: subword``), of which ``max_words`` are kept.
+    text CNN. It brings its own words (``vocabulary: subword``), of which ``max_words`` are kept;
+    ``dropout`` is of its head.
     """
 
     transformer: str | None = None

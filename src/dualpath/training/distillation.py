@@ -16,7 +16,9 @@ from torch import Tensor
 from dualpath.data.vector_store import VectorStore
 from dualpath.embedding import DualPath, load
 from dualpath.models.dual_path import DualPathNetwork
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import DistillationRecipe
+from dualpath.training.feature_cache import cached_sentences
 from dualpath.training.progress import Display
 from dualpath.vectors import Vectors
 
@@ -116,6 +118,10 @@ class Teacher:
 def _kept_vectors(
     teacher: DualPath, sentences: Sequence[str], cache: Path, advance: Callable[[int], None]
 ) -> Vectors:
+    if isinstance(teacher.network.text_encoder, TextTransformer):
+        return _through_kept_features(
+            teacher, teacher.network.text_encoder, sentences, cache, advance
+        )
     store = VectorStore(cache / "sentences" / teacher.fingerprint, teacher.dim)
     hashes = [hashlib.blake2b(s.encode(), digest_size=16).hexdigest() for s in sentences]
     missing = {h: s for h, s in zip(hashes, sentences, strict=True) if h not in store}
@@ -125,3 +131,21 @@ def _kept_vectors(
         chunk = slice(start, start + _CHUNK)
         store.add(names[chunk], teacher.embed_texts(wanted[chunk], advance=advance))
     return np.asarray(store.vectors()[store.rows(hashes)])
+
+
+def _through_kept_features(
+    teacher: DualPath,
+    encoder: TextTransformer,
+    sentences: Sequence[str],
+    cache: Path,
+    advance: Callable[[int], None],
+) -> Vectors:
+    """Embed with a head over features that other teachers of the same encoder have, too."""
+    features = cached_sentences(encoder, teacher.tokenizer.encode(sentences), cache, advance)
+    vectors = np.empty((len(sentences), teacher.dim), np.float32)
+    teacher.network.eval()
+    for start in range(0, len(sentences), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        kept = torch.from_numpy(features[chunk]).to(teacher.device)
+        vectors[chunk] = teacher.network.embed_sentences(kept).float().cpu().numpy()
+    return vectors
