@@ -22,7 +22,7 @@ from dualpath.data.tokenizer import Tokenizer
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network
 from dualpath.recipe import read_recipe
-from dualpath.training.stages import build_optimizer, parameter_groups, stage_losses
+from dualpath.training.stages import augment_words, build_optimizer, parameter_groups, stage_losses
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "flickr8k.yaml"
 PICTURES, CAPTIONS, WORDS = 6000, 5, 4444
@@ -52,7 +52,7 @@ def main() -> None:
     network = build_network(recipe, tokenizer.rows)
     network.image_encoder.set_backbone("frozen")
     classifier = InstanceClassifier(recipe.dim, torch.arange(table.instances))
-    optimizer = build_optimizer(stage.optimizer, parameter_groups(network, classifier))
+    optimizer = build_optimizer(stage.optimizer, parameter_groups(network, classifier), {})
     features = generator.normal(size=(PICTURES, network.image_encoder.backbone_dim))
     rows = np.arange(PICTURES)
     pictures = FeaturePictures([features.astype(np.float32)] * 2, [rows, rows])
@@ -70,7 +70,7 @@ def main() -> None:
         begun = time.perf_counter()
         for batch in DataLoader(dataset, sampler=plan, batch_size=None):
             start = time.perf_counter()
-            token_ids = network.text_encoder.place_at_random(batch.token_ids)
+            token_ids = augment_words(network.text_encoder, batch.token_ids, recipe.text_encoder)
             images, texts = network(batch.pictures, token_ids)
             losses = stage_losses(
                 stage, classifier, images, texts, batch.owners, batch.instance_ids
