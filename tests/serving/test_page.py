@@ -232,6 +232,16 @@ def test_where_a_key_is_needed_the_page_asks_for_it(browser, gallery_folder, tmp
         page.close()
 
 
+def test_words_typed_while_the_page_still_loads_are_kept(browser, server):
+    page = browser.new_page(base_url=server.url)
+    page.route("**/v1/about", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    page.goto("/", wait_until="domcontentloaded")
+    page.fill("#words", "a red star")
+    page.get_by_role("heading", name="Search 100 pictures").wait_for()
+    assert page.input_value("#words") == "a red star"
+    page.close()
+
+
 def test_unlikely_matches_are_told_apart_and_can_be_left_out(browser, judged):
     page = browser.new_page(base_url=judged.url, viewport={"width": 390, "height": 800})
     page.goto("/")

@@ -24,6 +24,7 @@ from dualpath.training.feature_cache import cached_features
 from dualpath.training.mining import mine_captions
 from dualpath.training.train import train
 from tests.conftest import quiet, run_cli, small_recipe
+from tests.models.sentence_encoder import write_sentence_encoder
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PAPER = ["flickr30k", "mscoco", "cuhk_pedes"]
@@ -41,12 +42,22 @@ def word_vectors(tmp_path_factory, shapes):
     return path
 
 
+@pytest.fixture(scope="session")
+def sentence_encoder(tmp_path_factory):
+    return write_sentence_encoder(tmp_path_factory.mktemp("encoder"))
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in RECIPES.glob("*.yaml")))
-def test_three_steps_of_every_recipe_at_a_reduced_size(name, shapes, word_vectors, cache, tmp_path):
+def test_three_steps_of_every_recipe_at_a_reduced_size(
+    name, shapes, word_vectors, sentence_encoder, cache, tmp_path
+):
     recipe = read_recipe(RECIPES / f"{name}.yaml")
     tree = recipe.model_dump(mode="json")
-    tree |= {"dim": 16, "workers": 0, "expected": None}
-    tree["text_encoder"] |= {"width": 0.0625, "word_vectors": str(word_vectors)}
+    tree |= {"dim": 16, "workers": 0, "expected": None, "scale": None}
+    if recipe.text_encoder.transformer:
+        tree["text_encoder"]["transformer"] = str(sentence_encoder)
+    else:
+        tree["text_encoder"] |= {"width": 0.0625, "word_vectors": str(word_vectors)}
     reduced = {"backbone": "test_resnet", "pretrained": False, "input_size": 32}
     if recipe.image_encoder.test_size:
         reduced["test_size"] = 40
@@ -54,6 +65,9 @@ def test_three_steps_of_every_recipe_at_a_reduced_size(name, shapes, word_vector
     for stage in tree["stages"]:
         stage |= {"epochs": 1, "batch_size": 28, "validate_every": 1}  # 80 pictures, 3 steps
         stage["schedule"]["milestones"] = []
+        stage["distillation"] = (
+            None  # its teacher is the user's; tests/training/test_sentence_encoder
+        )
     model = train(Recipe.model_validate(tree), shapes, tmp_path, cache=cache, display=quiet())
     history = model.metrics["history"]
     assert [entry["stage"] for entry in history] == [stage.name for stage in recipe.stages]

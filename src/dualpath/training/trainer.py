@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -77,6 +78,8 @@ class Trainer:
         self._model, self._data, self._folder = model, data, folder
         self._cache, self._display = cache, display
         self._recipe = model.recipe
+        # Accelerate keeps the precision of an earlier training of this process, which may differ.
+        AcceleratorState._reset_state()
         self._accelerator = Accelerator(
             mixed_precision=self._recipe.mixed_precision,
             log_with="tensorboard",

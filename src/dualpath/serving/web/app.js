@@ -51,14 +51,14 @@ function where(chosen) {
   return [...byField].map(([name, v]) => `"${name.replaceAll('"', '""')}" in (${v.join(", ")})`).join(" and ");
 }
 
-async function run({ keepTop = false } = {}) {
+async function run({ keepTop = false, keepWords = false } = {}) {
   running?.abort();
   running = new AbortController();
   if (!keepTop) top_ = PAGE;
   const s = state(), signal = running.signal, options = new URLSearchParams({ top: top_ });
   const filter = where(s.chosen);
   if (filter) options.set("where", filter);
-  $("words").value = s.q;
+  if (!keepWords) $("words").value = s.q;
   drawFilters(s);
   showPicture(s);
   document.title = s.q ? `${s.q} · DualPath` : "Search pictures";
@@ -315,7 +315,7 @@ async function begin() {
     if (!(error instanceof Refused)) throw error;
     return message("The gallery cannot be searched", error.message, [["Try again", begin]]);
   }
-  await run();
+  await run({ keepWords: !state().q }); // somebody may be typing already
   await detail();
 }
 begin();
