@@ -46,3 +46,9 @@ def test_probability_is_the_logistic_of_a_line():
     curve = Calibration(slope=4.0, intercept=-2.0, error=0.0, auroc=1.0, pictures=1)
     assert curve.probability(0.5) == 0.5
     assert curve.probability(1.0) == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_a_very_steep_curve_overflows_nowhere():
+    curve = Calibration(slope=1e5, intercept=-5e4, error=0.0, auroc=1.0, pictures=1)
+    assert curve.probability(-1.0) == 0.0
+    assert curve.probability(1.0) == 1.0

@@ -40,7 +40,7 @@ class Calibration:
         >>> Calibration(10.0, -5.0, error=0.0, auroc=1.0, pictures=9).probability(0.5)
         0.5
         """
-        return 1 / (1 + math.exp(-(self.slope * cosine + self.intercept)))
+        return 0.5 + 0.5 * math.tanh(0.5 * (self.slope * cosine + self.intercept))
 
 
 def fit_calibration(
@@ -68,7 +68,7 @@ def fit_calibration(
     whole = _fit(cosines, right)
     if min(slope, whole[0]) <= 0:
         return None
-    probabilities = 1 / (1 + np.exp(-(slope * cosines[held_out] + intercept)))
+    probabilities = 0.5 + 0.5 * np.tanh(0.5 * (slope * cosines[held_out] + intercept))
     error = expected_calibration_error(probabilities, right[held_out])
     auroc = float(roc_auc_score(right[held_out], cosines[held_out]))
     return Calibration(*whole, error, auroc, len(image_vectors))
