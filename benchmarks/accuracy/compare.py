@@ -35,7 +35,7 @@ from torch import Tensor
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import Item, read_manifest
 from dualpath.data.pairs import CaptionTable, FeaturePictures, tabulate_captions
-from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.views import fixed_views
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
 from dualpath.models.dual_path import build_network
@@ -175,7 +175,7 @@ def _train(job: Job, where: _Where, out: Path) -> None:
     torch.manual_seed(job.seed)
     tokenizer, words = _words(where)
     features = train.pictures.features[0].shape[1] // (CELLS**2 if row.grid else 1)
-    system = row.build(Task(words.clone(), len(train.items), features))
+    system = row.build(Task(words, len(train.items), features))
     begun = time.process_time()
     budget = where.seconds / _TUNED if job.tuning else where.seconds
     epochs = _fit(system, row, job, train, picked, budget, tokenizer.rows - 1)
@@ -254,8 +254,7 @@ def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) ->
 
 
 def _tokens(data: Data, captions: np.ndarray) -> Tensor:
-    token_ids = data.table.token_ids[captions]
-    return torch.from_numpy(token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))])
+    return torch.from_numpy(trim_padding(data.table.token_ids[captions]))
 
 
 def _cells(features: Tensor, row: Row) -> Tensor:
@@ -283,18 +282,13 @@ def _data(where: _Where, split: str, grid: bool) -> Data:
 
 @cache
 def _words(where: _Where) -> tuple[Tokenizer, Tensor]:
-    """Return the words of the training captions and their vectors, random where there is none."""
+    """Return the words of the training captions and their vectors, NaN where there is none."""
     gathered = gather_data(
         read_manifest(where.data, SplitRecipe(), 0), where.cache, skip_broken=False, say=print
     )
     words = build_words(where.recipe(False), gathered.train, print)
     assert words.vectors is not None
-    vectors = words.vectors
-    spread = float(vectors[~vectors.isnan()].std())
-    drawn = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)) * spread
-    vectors = torch.where(vectors.isnan(), drawn, vectors)
-    vectors[0] = 0
-    return words.tokenizer, vectors
+    return words.tokenizer, words.vectors
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from dualpath.losses.ranking import contrastive_loss, ranking_loss
 from dualpath.models.layers import head
 from dualpath.models.text_cnn import TextCNN
 from dualpath.models.text_residual import ResidualTextCNN
+from dualpath.training.prepare import set_word_vectors
 
 DIM = 512
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a system is built for: word vectors, (rows, numbers), and the number of classes."""
+    """What a system is built for: word vectors, (rows, numbers), NaN where none, and classes."""
 
     words: Tensor
     classes: int
@@ -39,7 +40,8 @@ class Recurrent(nn.Module):
 
     def __init__(self, task: Task, kind: type[nn.RNNBase], *, both: bool, pool: str) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(task.words, freeze=False, padding_idx=0)
+        self.embedding = nn.Embedding(*task.words.shape, padding_idx=0)
+        set_word_vectors(self.embedding, task.words)
         self.rnn = kind(task.words.shape[1], DIM, batch_first=True, bidirectional=both)
         self.pool = GeneralisedPooling() if pool == "generalised" else None
         self.kind = pool
@@ -214,8 +216,7 @@ def _residual_cnn(task: Task) -> nn.Module:
 
 
 def _with_words(cnn: TextCNN | ResidualTextCNN, task: Task) -> nn.Module:
-    with torch.no_grad():
-        cnn.embedding.weight.copy_(task.words)
+    set_word_vectors(cnn.embedding, task.words)
     return cnn
 
 

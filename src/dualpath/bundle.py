@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.models.dual_path import DualPathNetwork, build_network
@@ -113,11 +114,16 @@ def find_bundle(source: str | Path) -> Path:
 
 def fingerprint(network: DualPathNetwork) -> str:
     """Return a hash of all weights, 32 hexadecimal digits: embeddings of another differ."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(network.state_dict().items()):
+    return digest_weights(network, size=16).hexdigest()
+
+
+def digest_weights(module: nn.Module, *, size: int) -> "hashlib.blake2b":
+    """Return a hash of ``size`` bytes of a module's weights, to which more may be added."""
+    digest = hashlib.blake2b(digest_size=size)
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

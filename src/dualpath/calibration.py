@@ -6,8 +6,8 @@ where nothing matches. A logistic curve through the outcomes (Platt, 1999) tells
 nearest pictures with such a cosine is right, where every second sentence has no picture at all.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Calibration:
         >>> Calibration(10.0, -5.0, error=0.0, auroc=1.0, pictures=9).probability(0.5)
         0.5
         """
-        return 0.5 + 0.5 * math.tanh(0.5 * (self.slope * cosine + self.intercept))
+        return float(_logistic(self.slope * cosine + self.intercept))
 
 
 def fit_calibration(
@@ -68,7 +68,7 @@ def fit_calibration(
     whole = _fit(cosines, right)
     if min(slope, whole[0]) <= 0:
         return None
-    probabilities = 0.5 + 0.5 * np.tanh(0.5 * (slope * cosines[held_out] + intercept))
+    probabilities = _logistic(slope * cosines[held_out] + intercept)
     error = expected_calibration_error(probabilities, right[held_out])
     auroc = float(roc_auc_score(right[held_out], cosines[held_out]))
     return Calibration(*whole, error, auroc, len(image_vectors))
@@ -108,6 +108,10 @@ def _outcomes(
         right.append(best[-1] > others)
     nothing = np.zeros(len(text_vectors), bool)
     return np.concatenate([*best, *best_other]), np.concatenate([*right, nothing])
+
+
+def _logistic(x: Any) -> Any:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)  # 1 / (1 + exp(-x)) overflows
 
 
 def _fit(cosines: npt.NDArray[np.float32], outcomes: npt.NDArray[np.bool_]) -> tuple[float, float]:

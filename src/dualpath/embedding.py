@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
@@ -22,6 +23,7 @@ from dualpath.recipe import Recipe
 from dualpath.vectors import Advance, Vectors, unwatched
 
 _STORE_EVERY = 512
+_KEPT = 2048  # kept features in a pass through the head
 _SORTED = 16  # batches of sentences that are put in the order of their lengths
 
 
@@ -124,7 +126,7 @@ class DualPath:
             raise TypeError("embed_texts takes a list of sentences; write embed_texts([sentence])")
         average = self.recipe.text_encoder.position_shift
         vectors = np.empty((len(sentences), self.dim), np.float32)
-        with _evaluating(self.network):
+        with evaluating(self.network):
             for start in range(0, len(sentences), _SORTED * batch_size):
                 token_ids = self.tokenizer.encode(sentences[start : start + _SORTED * batch_size])
                 lengths = (token_ids != 0).sum(axis=1)
@@ -135,6 +137,20 @@ class DualPath:
                     embedded = self.network.embed_sentences(batch, average=average)
                     vectors[start + rows] = embedded.float().cpu().numpy()
                     advance(len(batch))
+        return vectors
+
+    def embed_kept_sentences(self, features: Vectors) -> Vectors:
+        """Embed kept features of a sentence encoder as unit vectors, (sentences, dim) float32.
+
+        Args:
+            features: (sentences, width) float32.
+        """
+        vectors = np.empty((len(features), self.dim), np.float32)
+        with evaluating(self.network):
+            for start in range(0, len(features), _KEPT):
+                part = slice(start, start + _KEPT)
+                batch = torch.from_numpy(features[part]).to(self.device)
+                vectors[part] = self.network.embed_sentences(batch).float().cpu().numpy()
         return vectors
 
     def embed_images(
@@ -172,7 +188,7 @@ class DualPath:
         """Embed what :meth:`render` gave as unit vectors, (pictures, dim) float32."""
         step = 1 if self._slides else batch_size
         starts = range(0, len(rendered), step)
-        with _evaluating(self.network):
+        with evaluating(self.network):
             parts = [self._forward(torch.stack(list(rendered[i : i + step]))) for i in starts]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
@@ -219,7 +235,7 @@ class DualPath:
             batch_size=1 if self._slides else batch_size,  # pictures of different shapes
             num_workers=workers if len(sources) > batch_size else 0,
         )
-        with _evaluating(self.network):
+        with evaluating(self.network):
             for batch in loader:
                 yield self._forward(batch)
                 advance(len(batch))
@@ -245,7 +261,7 @@ class DualPath:
 
 
 @contextmanager
-def _evaluating(network: DualPathNetwork) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network in evaluation mode, and back as it was."""
     was_training = network.training
     network.eval()

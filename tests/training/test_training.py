@@ -17,7 +17,6 @@ from dualpath.recipe import OptimizerRecipe, ScheduleRecipe
 from dualpath.training.checkpoints import load_checkpoint
 from dualpath.training.prepare import build_words, set_word_vectors
 from dualpath.training.stages import (
-    backbone_distances,
     build_optimizer,
     parameter_groups,
     rate_factor,
@@ -234,7 +233,7 @@ def test_groups_hold_every_parameter_once_and_get_their_rates():
     assert len(held) == len(set(held))
     assert set(held) == everything
     recipe = OptimizerRecipe(name="adamw", lr=0.1, weight_decay=0.3, rates={"classifier": 0.01})
-    options = build_optimizer(recipe, groups, {}).param_groups
+    options = build_optimizer(recipe, network, classifier).param_groups
     assert "image_backbone" not in {group["name"] for group in options}
     for group in options:
         assert group["lr"] == pytest.approx(0.001 if group["name"] == "classifier" else 0.1)
@@ -243,10 +242,12 @@ def test_groups_hold_every_parameter_once_and_get_their_rates():
 
 def test_layers_nearer_to_the_pixels_learn_slower_and_only_the_last_ones_may_be_trained():
     network = build_network(small_recipe(), 20)
-    distances = backbone_distances(network)
-    groups = parameter_groups(network, InstanceClassifier(32, torch.arange(5)))
+    encoder = network.image_encoder
+    named = encoder.layer_distances()
+    distances = {id(p): named[name] for name, p in encoder.backbone.named_parameters()}
+    classifier = InstanceClassifier(32, torch.arange(5))
     recipe = OptimizerRecipe(lr=0.1, layer_decay=0.5, rates={"image_backbone": 0.1})
-    for group in build_optimizer(recipe, groups, distances).param_groups:
+    for group in build_optimizer(recipe, network, classifier).param_groups:
         if group["name"] == "image_backbone":
             far = {distances[id(p)] for p in group["params"]}
             assert len(far) == 1
@@ -272,7 +273,7 @@ def test_words_without_a_vector_get_random_numbers_of_the_same_spread(tmp_path, 
         small_recipe(text_encoder={**SMALL["text_encoder"], "embedding_dim": 4}),
         words.tokenizer.rows,
     )
-    set_word_vectors(network.text_encoder, words.vectors)
+    set_word_vectors(network.text_encoder.embedding, words.vectors)
     table = network.text_encoder.embedding.weight
     assert table[0].tolist() == [0, 0, 0, 0]
     assert table[1 + words.tokenizer.words.index("blue")].tolist() == [-1, 1, 1, 1]

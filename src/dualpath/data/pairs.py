@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dualpath.data.manifest import Item
 from dualpath.data.pictures import open_picture
-from dualpath.data.tokenizer import Tokenizer
+from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.views import View, fixed_views, render
 
 
@@ -233,5 +233,4 @@ class PairDataset(Dataset[Batch]):
     def _read(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         if self._sentences is not None:
             return self._sentences[captions]
-        token_ids = self._table.token_ids[captions]
-        return token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))]
+        return trim_padding(self._table.token_ids[captions])

@@ -117,6 +117,15 @@ class Tokenizer:
         return numbers
 
 
+def trim_padding(token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Cut rows of left-aligned numbers, (sentences, positions), to the longest, but not to none.
+
+    >>> trim_padding(np.array([[3, 0, 0], [1, 2, 0]])).tolist()
+    [[3, 0], [1, 2]]
+    """
+    return token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))]
+
+
 def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter[str]:
     """Count the words of sentences as the given mode splits them, in order of first sight."""
     tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))

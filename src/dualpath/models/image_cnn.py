@@ -216,12 +216,13 @@ def create_backbone(
         raise BackboneError(message) from error
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
+        features = backbone.eval()(torch.zeros(1, 3, size, size))
         if grid > 1:
-            if backbone.eval()(torch.zeros(1, 3, size, size)).ndim != 4:
+            if features.ndim != 4:
                 raise BackboneError(
                     f"{name} has no map of rows and columns to lay a grid on; set "
                     "image_encoder.grid: 1"
                 )
-            backbone = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-        features = backbone.eval()(torch.zeros(1, 3, size, size))
+            cells = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+            features, backbone = cells(features), nn.Sequential(backbone, *cells)
     return backbone.train(), int(features.shape[1])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualpath.data.tokenizer import trim_padding
 from dualpath.data.vector_store import VectorStore
 from dualpath.embedding import DualPath, load
 from dualpath.models.dual_path import DualPathNetwork
@@ -106,11 +107,10 @@ class Teacher:
         if not len(self._extra_tokens):
             return None
         drawn = torch.randint(len(self._extra_tokens), (self._per_batch,)).numpy()
-        token_ids = self._extra_tokens[drawn]
-        longest = max(1, int((token_ids != 0).sum(axis=1).max()))
+        token_ids = trim_padding(self._extra_tokens[drawn])
         targets = np.asarray(self._extra_targets[drawn])
         return (
-            torch.from_numpy(token_ids[:, :longest]).to(device),
+            torch.from_numpy(token_ids).to(device),
             torch.from_numpy(targets).to(device),
         )
 
@@ -119,9 +119,10 @@ def _kept_vectors(
     teacher: DualPath, sentences: Sequence[str], cache: Path, advance: Callable[[int], None]
 ) -> Vectors:
     if isinstance(teacher.network.text_encoder, TextTransformer):
-        return _through_kept_features(
-            teacher, teacher.network.text_encoder, sentences, cache, advance
-        )
+        # The features are kept for all teachers of the same encoder; only the heads differ.
+        tokens = teacher.tokenizer.encode(sentences)
+        features = cached_sentences(teacher.network.text_encoder, tokens, cache, advance)
+        return teacher.embed_kept_sentences(features)
     store = VectorStore(cache / "sentences" / teacher.fingerprint, teacher.dim)
     hashes = [hashlib.blake2b(s.encode(), digest_size=16).hexdigest() for s in sentences]
     missing = {h: s for h, s in zip(hashes, sentences, strict=True) if h not in store}
@@ -131,21 +132,3 @@ def _kept_vectors(
         chunk = slice(start, start + _CHUNK)
         store.add(names[chunk], teacher.embed_texts(wanted[chunk], advance=advance))
     return np.asarray(store.vectors()[store.rows(hashes)])
-
-
-def _through_kept_features(
-    teacher: DualPath,
-    encoder: TextTransformer,
-    sentences: Sequence[str],
-    cache: Path,
-    advance: Callable[[int], None],
-) -> Vectors:
-    """Embed with a head over features that other teachers of the same encoder have, too."""
-    features = cached_sentences(encoder, teacher.tokenizer.encode(sentences), cache, advance)
-    vectors = np.empty((len(sentences), teacher.dim), np.float32)
-    teacher.network.eval()
-    for start in range(0, len(sentences), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        kept = torch.from_numpy(features[chunk]).to(teacher.device)
-        vectors[chunk] = teacher.network.embed_sentences(kept).float().cpu().numpy()
-    return vectors

@@ -10,8 +10,8 @@ from dualpath.models.dual_path import build_network, complete_recipe
 from dualpath.recipe import ExpectedRecipe, Recipe, RecipeError, StageRecipe
 from dualpath.training.stages import (
     augment_words,
-    backbone_distances,
     build_optimizer,
+    freeze,
     parameter_groups,
 )
 
@@ -79,10 +79,10 @@ def _plan(
     classifier: InstanceClassifier,
     expected: ExpectedRecipe,
 ) -> StagePlan:
-    network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
+    freeze(network, stage)
     network.train()
     groups = parameter_groups(network, classifier)
-    trained = build_optimizer(stage.optimizer, groups, backbone_distances(network)).param_groups
+    trained = build_optimizer(stage.optimizer, network, classifier).param_groups
     plans = []
     for name, parameters in groups.items():
         rates = [group for group in trained if group["name"] == name]

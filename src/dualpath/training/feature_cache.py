@@ -7,19 +7,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
+from dualpath.bundle import digest_weights
 from dualpath.data.manifest import Item
 from dualpath.data.pairs import FeaturePictures
+from dualpath.data.tokenizer import trim_padding
 from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import RenderedPictures, View
+from dualpath.embedding import evaluating
 from dualpath.models.image_cnn import ImageCNN
 from dualpath.models.text_transformer import TextTransformer
 from dualpath.vectors import Advance, unwatched
 
 _BATCH = 32
 _STORE_EVERY = 8  # batches
+_KEY_BYTES = 12
 _SENTENCES = 256  # in a batch
 
 
@@ -73,7 +76,7 @@ def cached_sentences(
         token_ids: (sentences, positions) int64, padded with 0.
         advance: called with the number of sentences done since the last call.
     """
-    key = _weights_digest(encoder.backbone).hexdigest()
+    key = digest_weights(encoder.backbone, size=_KEY_BYTES).hexdigest()
     store = VectorStore(cache_folder / "sentence_features" / key, encoder.backbone_dim)
     hashes = [
         hashlib.blake2b(row[row > 0].tobytes(), digest_size=16).hexdigest() for row in token_ids
@@ -83,32 +86,20 @@ def cached_sentences(
     lengths = (token_ids > 0).sum(axis=1)
     shortest_first = sorted(missing.items(), key=lambda pair: lengths[pair[1]])
     device = next(encoder.backbone.parameters()).device
-    was_training = encoder.training
-    encoder.eval()
-    for start in range(0, len(shortest_first), _SENTENCES):
-        names, rows = zip(*shortest_first[start : start + _SENTENCES], strict=True)
-        batch = token_ids[list(rows), : max(1, lengths[rows[-1]])]
-        with torch.no_grad():
-            vectors = encoder.backbone_features(torch.from_numpy(batch).to(device))
-        store.add(names, vectors.float().cpu().numpy())
-        advance(len(rows))
-    encoder.train(was_training)
+    with evaluating(encoder), torch.no_grad():
+        for start in range(0, len(shortest_first), _SENTENCES):
+            names, rows = zip(*shortest_first[start : start + _SENTENCES], strict=True)
+            batch = torch.from_numpy(trim_padding(token_ids[list(rows)])).to(device)
+            store.add(names, encoder.backbone_features(batch).float().cpu().numpy())
+            advance(len(rows))
     return store.vectors()[store.rows(hashes)]
 
 
 def _key(image_encoder: ImageCNN, size: int) -> str:
-    digest = _weights_digest(image_encoder.backbone)
+    digest = digest_weights(image_encoder.backbone, size=_KEY_BYTES)
     for tensor in (image_encoder.mean, image_encoder.std):
         digest.update(tensor.cpu().numpy().tobytes())
     return f"{digest.hexdigest()}-{size}-{image_encoder.backbone_dim}"
-
-
-def _weights_digest(module: nn.Module) -> "hashlib.blake2b":
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest
 
 
 @torch.no_grad()
@@ -128,11 +119,9 @@ def _fill(
         num_workers=workers if len(names) > _BATCH else 0,
     )
     device = image_encoder.mean.device
-    was_training = image_encoder.training
-    image_encoder.eval()
     pending: list[torch.Tensor] = []
     stored = 0
-    try:
+    with evaluating(image_encoder):
         for batch in loader:  # (batch, 1, 3, size, size)
             pending.append(image_encoder.backbone_features(batch[:, 0].to(device)).float().cpu())
             advance(len(batch))
@@ -140,8 +129,6 @@ def _fill(
                 stored += _store(store, names[stored:], pending)
         if pending:
             _store(store, names[stored:], pending)
-    finally:
-        image_encoder.train(was_training)
 
 
 def _store(store: VectorStore, names: list[str], pending: list[torch.Tensor]) -> int:

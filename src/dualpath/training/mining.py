@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualpath.data.pairs import Batch, CaptionTable
+from dualpath.data.tokenizer import trim_padding
+from dualpath.embedding import evaluating
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import TextEncoderRecipe
 from dualpath.training.stages import augment_words
@@ -50,12 +52,9 @@ def mine_captions(
             "batch_size, or choose other ranking.negatives"
         )
     drawn = allowed[torch.randperm(len(allowed), device=device)[:candidates]]
-    token_ids = torch.from_numpy(table.token_ids[drawn.cpu().numpy()]).to(device)
-    longest = max(1, int((token_ids != 0).sum(dim=1).max()))
-    placed = augment_words(network.text_encoder, token_ids[:, :longest], recipe)
-    was_training = network.training
-    network.eval()
-    image_features, text_features = network(batch.pictures, placed)
-    network.train(was_training)
+    token_ids = trim_padding(table.token_ids[drawn.cpu().numpy()])
+    placed = augment_words(network.text_encoder, torch.from_numpy(token_ids).to(device), recipe)
+    with evaluating(network):
+        image_features, text_features = network(batch.pictures, placed)
     hardest = (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)
     return placed[hardest], of_captions[drawn[hardest]]

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from dualpath.data.manifest import Item, Manifest, ManifestError
 from dualpath.data.pictures import Survey, broken_pictures_message, survey_pictures
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.word_vectors import WordVectorError, read_word_vectors
 from dualpath.embedding import load
-from dualpath.models.text_cnn import TextCNN
-from dualpath.models.text_residual import ResidualTextCNN
 from dualpath.models.text_transformer import sentence_tokenizer_file
 from dualpath.recipe import Recipe
 from dualpath.training.distillation import read_captions
@@ -135,12 +134,12 @@ def _words_of_teacher(teacher: Path, words: list[str], rows: int) -> torch.Tenso
 
 
 @torch.no_grad()
-def set_word_vectors(text_encoder: TextCNN | ResidualTextCNN, vectors: torch.Tensor) -> None:
-    """Put vectors into the word table.
+def set_word_vectors(embedding: nn.Embedding, vectors: torch.Tensor) -> None:
+    """Put vectors, (rows, dim), into the word table of a text encoder.
 
     Words without one get random numbers of the spread of the others; padding stays zero.
     """
-    table = text_encoder.embedding.weight
+    table = embedding.weight
     spread = float(vectors[~vectors.isnan()].std())
     table.normal_(std=spread)
     table[0] = 0

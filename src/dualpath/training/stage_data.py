@@ -1,10 +1,8 @@
 """What a stage trains on: pixels or tokens, or kept features of what is frozen in it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +28,7 @@ class StageData:
 
     train: PairDataset
     val_features: list[Tensor] | None
-    val_sentences: Tensor | None
+    val_sentences: Vectors | None
 
 
 def stage_data(
@@ -96,16 +94,12 @@ def _sentences(
     stage: StageRecipe,
     cache: Path,
     display: Display,
-) -> tuple[Vectors | None, Tensor | None]:
+) -> tuple[Vectors | None, Vectors | None]:
     encoder = model.network.text_encoder
     if not isinstance(encoder, TextTransformer) or stage.sentence_encoder != "frozen":
         return None, None
-    val_tokens = model.tokenizer.encode(_captions(data.val))
+    val_tokens = model.tokenizer.encode([c for item in data.val for c in item.captions])
     with display.work("sentence features", len(table.token_ids) + len(val_tokens)) as advance:
         train = cached_sentences(encoder, table.token_ids, cache, advance)
         val = cached_sentences(encoder, val_tokens, cache, advance)
-    return train, torch.from_numpy(np.array(val))
-
-
-def _captions(items: Sequence[Item]) -> list[str]:
-    return [caption for item in items for caption in item.captions]
+    return train, val

@@ -58,28 +58,22 @@ def parameter_groups(
     }
 
 
-def backbone_distances(network: DualPathNetwork) -> dict[int, int]:
-    """Return the distance to the output, in layers, of each parameter (by ``id``) of a backbone."""
-    encoder = network.image_encoder
-    distances = encoder.layer_distances()
-    return {id(p): distances[name] for name, p in encoder.backbone.named_parameters()}
+def freeze(network: DualPathNetwork, stage: StageRecipe) -> None:
+    """Freeze what a stage does not train of what was pretrained."""
+    network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
+    if isinstance(network.text_encoder, TextTransformer):
+        network.text_encoder.set_backbone(stage.sentence_encoder)
 
 
 def build_optimizer(
-    recipe: OptimizerRecipe,
-    groups: dict[ParameterGroup, list[nn.Parameter]],
-    distances: dict[int, int],
+    recipe: OptimizerRecipe, network: DualPathNetwork, classifier: InstanceClassifier
 ) -> torch.optim.Optimizer:
     """Build the optimiser of a stage; parameters that are frozen are left out.
-
-    Args:
-        groups: of :func:`parameter_groups`.
-        distances: of :func:`backbone_distances`, for ``layer_decay``.
 
     Each of its groups carries ``base_lr``, from which :func:`set_learning_rate` computes.
     """
     options: list[dict[str, Any]] = []
-    for name, lr, parameters in _with_rates(recipe, groups, distances):
+    for name, lr, parameters in _with_rates(recipe, network, classifier):
         trained = [p for p in parameters if p.requires_grad]
         vectors = [p for p in trained if p.ndim < 2 and recipe.name == "adamw"]
         matrices = [p for p in trained if not (p.ndim < 2 and recipe.name == "adamw")]
@@ -94,17 +88,18 @@ def build_optimizer(
 
 
 def _with_rates(
-    recipe: OptimizerRecipe,
-    groups: dict[ParameterGroup, list[nn.Parameter]],
-    distances: dict[int, int],
+    recipe: OptimizerRecipe, network: DualPathNetwork, classifier: InstanceClassifier
 ) -> Iterator[tuple[ParameterGroup, float, list[nn.Parameter]]]:
-    for name, parameters in groups.items():
+    for name, parameters in parameter_groups(network, classifier).items():
         lr = recipe.lr * recipe.rates.get(name, 1.0)
         if name != "image_backbone" or recipe.layer_decay == 1.0:
             yield name, lr, parameters
             continue
-        for distance in sorted({distances[id(p)] for p in parameters}):
-            layer = [p for p in parameters if distances[id(p)] == distance]
+        layers: dict[int, list[nn.Parameter]] = {}
+        distances = network.image_encoder.layer_distances()
+        for key, parameter in network.image_encoder.backbone.named_parameters():
+            layers.setdefault(distances[key], []).append(parameter)
+        for distance, layer in sorted(layers.items()):
             yield name, lr * recipe.layer_decay**distance, layer
 
 

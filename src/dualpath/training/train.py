@@ -136,7 +136,7 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     network = build_network(recipe, words.tokenizer.rows, load_backbone=True)
     if words.vectors is not None:
         assert not isinstance(network.text_encoder, TextTransformer)
-        set_word_vectors(network.text_encoder, words.vectors)
+        set_word_vectors(network.text_encoder.embedding, words.vectors)
     folder.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, folder / "recipe.yaml")
     words.tokenizer.save(folder / "tokenizer.json")

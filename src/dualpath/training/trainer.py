@@ -27,7 +27,6 @@ from dualpath.data.pairs import (
 from dualpath.embedding import DualPath
 from dualpath.losses.distillation import distillation_loss
 from dualpath.losses.instance import InstanceClassifier
-from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from dualpath.training.distillation import Teacher
@@ -39,9 +38,8 @@ from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.stages import (
     Mined,
     augment_words,
-    backbone_distances,
     build_optimizer,
-    parameter_groups,
+    freeze,
     rate_factor,
     set_learning_rate,
     stage_losses,
@@ -132,12 +130,9 @@ class Trainer:
 
     def _run_stage(self, stage: StageRecipe, optimizer_state: dict[str, Any] | None) -> None:
         network, progress = self._plain_network, self._progress
-        network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
-        if isinstance(network.text_encoder, TextTransformer):
-            network.text_encoder.set_backbone(stage.sentence_encoder)
-        groups = parameter_groups(network, self._plain_classifier)
+        freeze(network, stage)
         optimizer = self._accelerator.prepare_optimizer(
-            build_optimizer(stage.optimizer, groups, backbone_distances(network))
+            build_optimizer(stage.optimizer, network, self._plain_classifier)
         )
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
