@@ -56,9 +56,21 @@ def test_each_block_of_the_paper_halves_the_length_where_the_table_says(length, 
     rows = []
     for block in network.blocks:
         block.register_forward_hook(lambda _m, _i, out: rows.append(len(out)))
-    network.eval()(network.place(torch.ones(3, 2, dtype=torch.int64), torch.zeros(3).long()))
+    network.train()(network.place(torch.ones(3, 2, dtype=torch.int64), torch.zeros(3).long()))
     first, second, third = lengths
     assert [n // 3 for n in rows] == [first] * 3 + [second] * 4 + [third] * 7
+
+
+def test_what_placements_and_sentences_have_in_common_is_computed_once():
+    network = tiny("masked")
+    randomise_running_statistics(network)
+    rows = []
+    network.blocks[2].register_forward_hook(lambda _m, _i, out: rows.append(len(out)))
+    placed, _ = network.place_everywhere(torch.tensor([[3, 4, 5, 6, 7], [3, 4, 5, 8, 9]]))
+    together = network(placed)
+    assert rows == [3 + 2 + 2]  # three blocks read four words; the sentences differ from the fourth
+    one_at_a_time = torch.cat([network(placement[None]) for placement in placed])
+    torch.testing.assert_close(together, one_at_a_time)
 
 
 def test_the_packed_rows_give_what_padded_one_dimensional_convolutions_give():

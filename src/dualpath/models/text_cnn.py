@@ -29,10 +29,13 @@ PHASES = math.prod(_STRIDES)
 
 
 class _Neighbours(NamedTuple):
-    """For each row after a convolution, the input rows it reads, counted from 1; 0 is none."""
+    """For each row after a convolution, the input rows it reads, counted from 1; 0 is none.
+
+    ``current`` none: the rows stay as they are.
+    """
 
     previous: Tensor
-    current: Tensor
+    current: Tensor | None
 
 
 class Bottleneck(nn.Module):
@@ -54,11 +57,11 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor, neighbours: _Neighbours) -> Tensor:
         """Map (rows, channels) to (rows after the stride, out channels)."""
         inner = F.relu(self.reduce_norm(self.reduce(x)))
-        current = inner if self.stride == 1 else gather_rows(inner, neighbours.current)
+        current = inner
+        if neighbours.current is not None:
+            current, x = (gather_rows(rows, neighbours.current) for rows in (inner, x))
         both = torch.cat([gather_rows(inner, neighbours.previous), current], dim=1)
         inner = F.relu(self.convolve_norm(self.convolve(both)))
-        if self.stride != 1:
-            x = gather_rows(x, neighbours.current)
         if self.shortcut is not None:
             x = self.shortcut(x)
         return F.relu(x + self.expand_norm(self.expand(inner)))
@@ -127,16 +130,15 @@ class TextCNN(nn.Module):
         """
         present = self._present(token_ids)
         token_ids = F.pad(token_ids, (0, present.shape[1] - token_ids.shape[1]))
-        x = self.embedding_norm(self.embedding(token_ids[present]) + self.embedding_bias)
-        _, within = _neighbours(present, 1)
+        if self.training:  # batch statistics are of all positions, so each has a row of its own
+            words, rows = token_ids[present], number_rows(present)
+        else:
+            words, rows = _share(token_ids, present)
+        x = self.embedding_norm(self.embedding(words) + self.embedding_bias)
         for block in cast(Iterable[Bottleneck], self.blocks):
-            if block.stride == 1:
-                x = block(x, within)
-            else:
-                present, strided = _neighbours(present, block.stride)
-                x = block(x, strided)
-                _, within = _neighbours(present, 1)
-        embedded: Tensor = self.project_norm(self.project(self._pool(x, present)))
+            rows, neighbours = _neighbours(rows, block.stride, share=not self.training)
+            x = block(x, neighbours)
+        embedded: Tensor = self.project_norm(self.project(self._pool(x, rows)))
         return embedded
 
     def placements(self, token_ids: Tensor) -> Tensor:
@@ -196,21 +198,39 @@ class TextCNN(nn.Module):
         return present
 
 
-def _neighbours(present: Tensor, stride: int) -> tuple[Tensor, _Neighbours]:
-    """Number the rows of ``present`` and find those that a width-2 convolution reads.
+def number_rows(present: Tensor) -> Tensor:
+    """Number the positions that exist, (batch, positions) int64 from 1; 0 where there is none."""
+    return present.flatten().cumsum(0).view_as(present) * present
+
+
+def _share(keys: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Give positions of equal keys the same row: the distinct keys, and rows as above."""
+    distinct, which = keys[present].unique(return_inverse=True)
+    return distinct, torch.zeros_like(keys).masked_scatter(present, which + 1)
+
+
+def _neighbours(rows: Tensor, stride: int, *, share: bool) -> tuple[Tensor, _Neighbours]:
+    """Return the rows after a width-2 convolution, and those that it reads.
 
     With one zero on the left, position i of the output reads i - 1 and i at stride 1, and
-    2i - 1 and 2i at stride 2. Returns which positions exist afterwards, and the rows.
+    2i - 1 and 2i at stride 2.
+
+    Args:
+        rows: (batch, positions) int64, the row of each position, counted from 1; 0 is none.
+        share: positions that read the same rows get the same row. What the placements of a
+            sentence have in common, and sentences with each other, is then computed once.
     """
-    rows = present.flatten().cumsum(0).view_as(present) * present
     padded = F.pad(rows, (1, 0))
+    current = padded[:, 1::stride]
+    previous = padded[:, 0::stride][:, : current.shape[1]]
+    present = (previous > 0) | (current > 0) if stride > 1 else current > 0
+    if share:
+        base = int(rows.max()) + 1
+        pairs, rows = _share(previous * base + current, present)
+        return rows, _Neighbours(pairs // base, pairs % base)
     if stride == 1:
-        previous, current = padded[:, :-1], rows
-    else:
-        current = padded[:, 1::2]
-        previous = padded[:, 0::2][:, : current.shape[1]]
-        present = (previous > 0) | (current > 0)
-    return present, _Neighbours(previous[present], current[present])
+        return rows, _Neighbours(previous[present], None)
+    return number_rows(present), _Neighbours(previous[present], current[present])
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -218,15 +238,16 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     return F.embedding(rows, F.pad(x, (0, 0, 1, 0)))
 
 
-def max_pool(x: Tensor, present: Tensor) -> Tensor:
-    """Maximum over the rows of each sentence, (batch, channels)."""
-    rows = present.flatten().cumsum(0).view_as(present) * present
-    rows = rows.where(present, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
+def max_pool(x: Tensor, rows: Tensor) -> Tensor:
+    """Maximum over the rows of each sentence, (batch, channels); ``rows`` as numbered above."""
+    rows = rows.where(rows > 0, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
     return F.embedding(rows - 1, x).amax(dim=1)
 
 
-def mean_pool(x: Tensor, present: Tensor) -> Tensor:
-    """Mean over the rows of each sentence, (batch, channels)."""
+def mean_pool(x: Tensor, rows: Tensor) -> Tensor:
+    """Mean over the rows of each sentence, (batch, channels); ``rows`` as numbered above."""
+    present = rows > 0
     lengths = present.sum(dim=1)
     owners = torch.repeat_interleave(lengths)
-    return x.new_zeros(len(present), x.shape[1]).index_add(0, owners, x) / lengths[:, None]
+    total = x.new_zeros(len(rows), x.shape[1]).index_add(0, owners, x[rows[present] - 1])
+    return total / lengths[:, None]
