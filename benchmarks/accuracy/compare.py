@@ -4,7 +4,7 @@
         --weights tf_efficientnet_lite0.in1k.safetensors --out accuracy
 
 Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
-with two of their captions each, for so many seconds of one core (evaluation not counted), its
+with two of their captions each, matrix products in bfloat16, for so many seconds of one core (evaluation not counted), its
 rate falling along a cosine over them. Each chooses its rate, in a quarter of the seconds, on a
 sixth of the training pictures that is held out for it; the table is of split val with the last
 weights, so nothing is fitted to it. Each run leaves a file in --out, and a second call runs what is
@@ -32,6 +32,7 @@ from rich.table import Table
 from systems import ROWS, Row, System, Task
 from torch import Tensor
 
+from dualpath.allocator import keep_freed_memory
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import Item, read_manifest
 from dualpath.data.pairs import CaptionTable, FeaturePictures, tabulate_captions
@@ -46,7 +47,6 @@ from dualpath.training.prepare import build_words, gather_data
 HELD_OUT = 6  # one training picture in so many
 _TUNED = 4  # of the seconds, one part in so many
 BATCH, CAPTIONS = 128, 2
-CELLS = 7
 STAGE = {"name": "any", "epochs": 1, "contrastive": {}}
 
 
@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache_folder())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for grid in (False, True):  # the features, before several processes ask for them
+    for grid in sorted(
+        {row.grid for row in ROWS.values()}
+    ):  # the features, before several processes ask for them
         _data(_Where.of(options), "train", grid)
         _data(_Where.of(options), "val", grid)
     tuning = [Job(name, rate, 0, True) for name, row in ROWS.items() for rate in row.rates]
@@ -146,8 +148,8 @@ class _Where:
     def of(cls, options: argparse.Namespace) -> "_Where":
         return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
 
-    def recipe(self, grid: bool) -> Recipe:
-        image = {"backbone": self.backbone, "weights": self.weights, "grid": CELLS if grid else 1}
+    def recipe(self, grid: int) -> Recipe:
+        image = {"backbone": self.backbone, "weights": self.weights, "grid": grid}
         text = {"word_vectors": self.word_vectors}
         return Recipe.model_validate(
             {"name": "peers", "image_encoder": image, "text_encoder": text, "stages": [STAGE]}
@@ -166,6 +168,7 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> dict[Job, dict[str, An
 
 def _train(job: Job, where: _Where, out: Path) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     row = ROWS[job.row]
     train, held_out = _data(where, "train", row.grid), None
     picked = np.arange(len(train.items))
@@ -174,8 +177,8 @@ def _train(job: Job, where: _Where, out: Path) -> None:
         picked, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     torch.manual_seed(job.seed)
     tokenizer, words = _words(where)
-    features = train.pictures.features[0].shape[1] // (CELLS**2 if row.grid else 1)
-    system = row.build(Task(words, len(train.items), features))
+    features = train.pictures.features[0].shape[1] // row.grid**2
+    system = row.build(Task(words, len(train.items), features, row.grid**2))
     begun = time.process_time()
     budget = where.seconds / _TUNED if job.tuning else where.seconds
     epochs = _fit(system, row, job, train, picked, budget, tokenizer.rows - 1)
@@ -222,9 +225,11 @@ def _fit(
                 token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
             owners = np.repeat(np.arange(BATCH), [len(c) for c in captions])
             seen = data.pictures.draw(pictures, int(draw.integers(2**31)))
+            with torch.autocast("cpu", torch.bfloat16):
+                images, texts = system.images(_cells(seen, row)), system.texts(token_ids)
             loss = system.loss(
-                system.images(_cells(seen, row)),
-                system.texts(token_ids),
+                images.float(),
+                texts.float(),
                 torch.from_numpy(owners),
                 torch.from_numpy(data.table.instance_ids[pictures]),
             )
@@ -258,12 +263,12 @@ def _tokens(data: Data, captions: np.ndarray) -> Tensor:
 
 
 def _cells(features: Tensor, row: Row) -> Tensor:
-    """Return pooled features as they are, and maps as (batch, cells, channels)."""
-    return features.view(len(features), -1, CELLS**2).transpose(1, 2) if row.grid else features
+    """Return kept features as (batch, cells, channels)."""
+    return features.view(len(features), -1, row.grid**2).transpose(1, 2)
 
 
 @cache
-def _data(where: _Where, split: str, grid: bool) -> Data:
+def _data(where: _Where, split: str, grid: int) -> Data:
     manifest = read_manifest(where.data, SplitRecipe(), 0)
     gathered = gather_data(manifest, where.cache, skip_broken=False, say=print)
     items = gathered.train if split == "train" else gathered.val
@@ -286,7 +291,7 @@ def _words(where: _Where) -> tuple[Tokenizer, Tensor]:
     gathered = gather_data(
         read_manifest(where.data, SplitRecipe(), 0), where.cache, skip_broken=False, say=print
     )
-    words = build_words(where.recipe(False), gathered.train, print)
+    words = build_words(where.recipe(1), gathered.train, print)
     assert words.vectors is not None
     return words.tokenizer, words.vectors
 

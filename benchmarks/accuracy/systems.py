@@ -32,7 +32,8 @@ class Task:
 
     words: Tensor
     classes: int
-    features: int  # of the backbone's last map
+    features: int  # channels of the backbone's last map
+    cells: int  # of that map
 
 
 class Recurrent(nn.Module):
@@ -184,21 +185,25 @@ class Instance(System):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: how a system is built, the rates it may choose from, what it sees."""
+    """A row of the table: how a system is built, the rates it may choose from, what it sees.
+
+    grid: cells a side of the last map.
+    """
 
     build: Callable[[Task], System]
     rates: tuple[float, ...]
-    grid: bool = False
+    grid: int = 1
     word_dropout: float = 0.0
-    ours: bool = False
 
 
 def _linear(task: Task) -> nn.Module:
-    return nn.Linear(task.features, DIM)
+    return nn.Sequential(nn.Flatten(), nn.Linear(task.cells * task.features, DIM))
 
 
 def _head(task: Task, dropout: float = 0.0) -> nn.Module:
-    return head(task.features, task.features, DIM, dropout)
+    return nn.Sequential(
+        nn.Flatten(), head(task.cells * task.features, task.features, DIM, dropout)
+    )
 
 
 def _paper_cnn(task: Task) -> nn.Module:
@@ -234,7 +239,7 @@ ROWS = {
             GridImages(task.features), Recurrent(task, nn.GRU, both=True, pool="generalised")
         ),
         rates=(5e-4, 1e-3),
-        grid=True,
+        grid=7,
     ),
     "CMPM + CMPC (BiLSTM)": Row(
         lambda task: Projection(
@@ -246,19 +251,31 @@ ROWS = {
         lambda task: Contrastive(_head(task), Recurrent(task, nn.GRU, both=True, pool="mean")),
         rates=(1e-3, 2e-3, 4e-3),
     ),
+    "CLIP-style (BiGRU, 3 x 3 cells)": Row(
+        lambda task: Contrastive(_head(task, 0.3), Recurrent(task, nn.GRU, both=True, pool="mean")),
+        rates=(1e-3, 2e-3, 4e-3),
+        grid=3,
+        word_dropout=0.1,
+    ),
     "CLIP-style (the paper's text CNN)": Row(
-        lambda task: Contrastive(_head(task), _paper_cnn(task)), rates=(1e-3, 2e-3, 4e-3)
+        lambda task: Contrastive(_head(task), _paper_cnn(task)),
+        rates=(1e-3, 2e-3, 4e-3),
+    ),
+    "DualPath, pooled": Row(
+        lambda task: Instance(_head(task, 0.3), _residual_cnn(task), task.classes),
+        rates=(1e-3, 2e-3, 4e-3),
+        word_dropout=0.1,
     ),
     "DualPath without instance loss": Row(
         lambda task: Contrastive(_head(task, 0.3), _residual_cnn(task)),
         rates=(1e-3, 2e-3, 4e-3),
+        grid=3,
         word_dropout=0.1,
-        ours=True,
     ),
     "DualPath": Row(
         lambda task: Instance(_head(task, 0.3), _residual_cnn(task), task.classes),
         rates=(1e-3, 2e-3, 4e-3),
+        grid=3,
         word_dropout=0.1,
-        ours=True,
     ),
 }

@@ -25,7 +25,8 @@ from dualpath.recipe import Recipe, RecipeError, TextEncoderRecipe, read_recipe,
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"
 SENTENCE_ENCODER = "sentence_encoder.json"  # the configuration of a transformer text path
-FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER)
+RUNTIMES, EXPORTED = "runtimes.json", "image_encoder.*"  # see runtimes.py
+FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, RUNTIMES, EXPORTED)
 _FORMAT = "dualpath-1"
 
 
@@ -43,9 +44,14 @@ class Parts(NamedTuple):
 
 
 def write_bundle(folder: Path, parts: Parts) -> None:
-    """Write a bundle. Each file is written whole or not at all, the weights last."""
+    """Write a bundle. Each file is written whole or not at all, the weights last.
+
+    What was exported from the weights that were there before is deleted.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in (folder / RUNTIMES, *folder.glob(EXPORTED)):
+            stale.unlink(missing_ok=True)
         write_recipe(parts.recipe, folder / RECIPE)
         parts.tokenizer.save(folder / TOKENIZER)
         if isinstance(parts.network.text_encoder, TextTransformer):

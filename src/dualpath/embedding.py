@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from huggingface_hub import HfApi
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dualpath.allocator import keep_freed_memory
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
 from dualpath.calibration import Calibration
 from dualpath.data.pictures import survey_pictures
@@ -20,6 +22,7 @@ from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import WHOLE, RenderedPictures, View, render_views
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
+from dualpath.runtimes import Engine, Exported, fastest, open_engine
 from dualpath.vectors import Advance, Vectors, unwatched
 
 _STORE_EVERY = 512
@@ -37,6 +40,7 @@ class DualPath:
         metrics: what was measured when it was.
         device: where it computes.
         source: the folder or hub id it was loaded from; none for one that was just trained.
+        exported: the image path in another runtime that stands in for torch's; none: torch.
 
     Example::
 
@@ -52,8 +56,12 @@ class DualPath:
         metrics: dict[str, Any] | None = None,
         device: torch.device | str | None = None,
         source: str | None = None,
+        engine: Engine | None = None,
     ) -> None:
+        keep_freed_memory()
         self.source = source
+        self._engine = engine
+        self.exported: Exported | None = None
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.to(self.device)
         self.tokenizer = tokenizer
@@ -62,18 +70,29 @@ class DualPath:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: torch.device | str | None = None
+        cls,
+        source: str | Path,
+        device: torch.device | str | None = None,
+        runtime: Literal["fastest", "torch"] = "fastest",
     ) -> "DualPath":
         """Load a bundle from a folder or from the Hugging Face hub.
+
+        Args:
+            device: none: a GPU where there is one.
+            runtime: on a CPU, the fastest image path that was exported into the bundle and whose
+                runtime is installed; or torch all the same.
 
         Raises:
             BundleError: it is missing, damaged or of another kind.
         """
-        parts = read_bundle(source)
-        is_folder = Path(source).is_dir()
-        return cls(
-            *parts, device=device, source=str(Path(source).resolve() if is_folder else source)
-        )
+        folder = find_bundle(source)
+        source = str(folder.resolve()) if Path(source).is_dir() else str(source)
+        model = cls(*read_bundle(folder), device=device, source=source)
+        if runtime == "fastest" and model.device.type == "cpu":
+            model.exported = fastest(folder, lambda: model.fingerprint)
+            if model.exported is not None:
+                model._engine = open_engine(folder / model.exported.file)
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a bundle; raises ``BundleError`` where it cannot."""
@@ -210,7 +229,9 @@ class DualPath:
             what is wrong.
         """
         survey = survey_pictures(paths, cache_folder)
-        store = VectorStore(cache_folder / "embeddings" / self.fingerprint, self.dim)
+        exact = self.exported is None or self.exported.precision == "fp32"
+        name = self.fingerprint + ("" if exact else "-int8")
+        store = VectorStore(cache_folder / "embeddings" / name, self.dim)
         sound = [path for path in paths if path in survey.hashes]
         hashes = [survey.hashes[path] for path in sound]
         missing = {h: path for h, path in zip(hashes, sound, strict=True) if h not in store}
@@ -242,6 +263,9 @@ class DualPath:
 
     def _forward(self, batch: torch.Tensor) -> Vectors:
         """Embed rendered pictures of one shape, (pictures, views, 3, h, w) uint8."""
+        if self._engine is not None:
+            features = torch.from_numpy(self._engine(batch.flatten(0, 1).numpy()))
+            return F.normalize(features.view(*batch.shape[:2], -1).sum(1)).numpy()
         embed = self.network.embed_sliding if self._slides else self.network.embed_pictures
         return embed(*batch.to(self.device).unbind(1)).float().cpu().numpy()
 
@@ -271,6 +295,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def load(source: str | Path, device: torch.device | str | None = None) -> DualPath:
+def load(
+    source: str | Path,
+    device: torch.device | str | None = None,
+    runtime: Literal["fastest", "torch"] = "fastest",
+) -> DualPath:
     """Load a bundle: :meth:`DualPath.from_pretrained`."""
-    return DualPath.from_pretrained(source, device)
+    return DualPath.from_pretrained(source, device, runtime)

@@ -205,7 +205,7 @@ def number_rows(present: Tensor) -> Tensor:
 
 def _share(keys: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Give positions of equal keys the same row: the distinct keys, and rows as above."""
-    distinct, which = keys[present].unique(return_inverse=True)
+    distinct, which = torch.unique(keys[present], return_inverse=True)
     return distinct, torch.zeros_like(keys).masked_scatter(present, which + 1)
 
 
