@@ -4,11 +4,11 @@
         --weights tf_efficientnet_lite0.in1k.safetensors --out accuracy
 
 Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
-with two of their captions each, matrix products in bfloat16, for so many seconds of one core (evaluation not counted), its
-rate falling along a cosine over them. Each chooses its rate, in a quarter of the seconds, on a
-sixth of the training pictures that is held out for it; the table is of split val with the last
-weights, so nothing is fitted to it. Each run leaves a file in --out, and a second call runs what is
-missing.
+with two of their captions each, its matrix products in bfloat16, for so many seconds of one core
+(evaluation not counted), its rate falling along a cosine over them. Each chooses its rate, in a
+quarter of the seconds, on a sixth of the training pictures that is held out for it; the table is of
+split val with the last weights, so nothing is fitted to it. Each run leaves a file in --out, and a
+second call runs what is missing.
 """
 
 import argparse

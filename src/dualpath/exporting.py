@@ -126,12 +126,13 @@ def _convert(
 ) -> None:
     import onnx
 
-    slides = model.recipe.image_encoder.test_size is not None
+    shorter_side = model.recipe.image_encoder.test_size
     free = {0: torch.export.Dim("pictures")}
-    if slides:
-        free |= {2: torch.export.Dim("height", min=64), 3: torch.export.Dim("width", min=64)}
+    if shorter_side is not None:
+        free[2] = torch.export.Dim("height", min=shorter_side)
+        free[3] = torch.export.Dim("width", min=shorter_side)
     program = torch.onnx.export(
-        _Images(model.network.image_encoder, slides=slides).eval(),
+        _Images(model.network.image_encoder, slides=shorter_side is not None).eval(),
         (rendered[0][:1].repeat(2, 1, 1, 1),),
         dynamo=True,
         dynamic_shapes=(free,),
@@ -179,7 +180,7 @@ def _compare(model: DualPath, converted: DualPath, rendered: list[Tensor]) -> tu
 def _check_recall(
     model: DualPath, converted: DualPath, data: str | Path, cache: Path, say: Callable[[str], None]
 ) -> None:
-    """Compare R@1 of the validation split."""
+    """Compare R@1 of the validation split; one query may always be lost."""
     before, after = (
         evaluate(one, data, split="val", cache=cache / str(number))
         for number, one in enumerate((model, converted))
@@ -187,7 +188,8 @@ def _check_recall(
     for direction in ("image_to_text", "text_to_image"):
         recall = [metrics[direction]["recall_at_1"] for metrics in (before, after)]
         say(f"{direction.replace('_', ' ')} R@1: torch {recall[0]:.2f}, int8 {recall[1]:.2f}")
-        if recall[1] < recall[0] - _RECALL_LOSS:
+        one_query = 100 / before["images" if direction == "image_to_text" else "captions"]
+        if recall[0] - recall[1] > max(_RECALL_LOSS, 1.01 * one_query):
             raise ExportError(
                 f"int8 costs {recall[0] - recall[1]:.2f} points of R@1 ({direction}), at most "
                 f"{_RECALL_LOSS} are allowed; nothing was written, take --precision fp32"

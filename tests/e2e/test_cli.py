@@ -23,6 +23,7 @@ def test_help_names_every_command():
         "train",
         "evaluate",
         "embed",
+        "export",
         "gallery",
         "search",
         "serve",

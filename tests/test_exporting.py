@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import dualpath
+from dualpath import exporting
+from dualpath.bundle import BundleError
+from dualpath.exporting import ExportError, export
+from tests.conftest import quiet, run_cli, small_recipe
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "copy", ignore=shutil.ignore_patterns("training"))
+
+
+def pictures(shapes):
+    return sorted((shapes / "images").iterdir())[:7]
+
+
+def pretend_it_is_fast(folder):
+    """A network this small gains nothing, and torch would rightly be taken."""
+    path = folder / "runtimes.json"
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([{**entry, "speedup": 2.0} for entry in entries]))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_exported_image_path_is_picked_up_and_gives_what_torch_gives(copy, shapes, runtime):
+    exported = export(copy, shapes, runtime=runtime)
+    assert exported.cosine > 0.9999
+    pretend_it_is_fast(copy)
+    model, torch_model = dualpath.load(copy), dualpath.load(copy, runtime="torch")
+    assert model.exported is not None
+    assert model.exported.runtime == runtime
+    assert torch_model.exported is None
+    got, expected = (m.embed_images(pictures(shapes), batch_size=3) for m in (model, torch_model))
+    assert got == pytest.approx(expected, abs=1e-4)
+    assert got.dtype == np.float32
+
+
+def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes):
+    done = run_cli("export", copy, "--data", shapes, "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    assert "R@1: torch" in done.stderr
+    assert (copy / "image_encoder.int8.xml").is_file()
+    pretend_it_is_fast(copy)
+    assert "openvino, int8" in run_cli("info", copy).stdout
+
+
+def test_what_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch):
+    real = exporting.evaluate
+
+    def worse_the_second_time(model, *arguments, **options):
+        metrics = real(model, *arguments, **options)
+        if options["cache"].name == "1":
+            metrics["image_to_text"]["recall_at_1"] -= 50
+        return metrics
+
+    monkeypatch.setattr(exporting, "evaluate", worse_the_second_time)
+    before = set(copy.iterdir())
+    with pytest.raises(ExportError, match="points of R@1"):
+        export(copy, shapes, precision="int8")
+    assert set(copy.iterdir()) == before
+
+
+def test_a_model_that_slides_over_pictures_is_exported_with_free_sides(shapes, cache, tmp_path):
+    image = {**small_recipe().image_encoder.model_dump(mode="json"), "test_size": 40}
+    recipe = small_recipe(image_encoder=image)
+    dualpath.train(recipe, shapes, tmp_path / "slides", cache=cache, display=quiet())
+    assert export(tmp_path / "slides", shapes).cosine > 0.9999
+
+
+def test_an_export_of_other_weights_is_not_used(copy, shapes):
+    export(copy, shapes)
+    pretend_it_is_fast(copy)
+    path = copy / "runtimes.json"
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([{**entry, "fingerprint": "0" * 32} for entry in entries]))
+    with pytest.raises(BundleError, match="other weights"):
+        dualpath.load(copy)
+
+
+def test_saving_over_a_bundle_removes_what_was_exported_from_it(copy, shapes):
+    export(copy, shapes, runtime="onnxruntime")
+    dualpath.load(copy).save_pretrained(copy)
+    assert not (copy / "image_encoder.fp32.onnx").exists()
+    assert dualpath.load(copy).exported is None
+
+
+def test_a_damaged_export_is_named(copy, shapes):
+    export(copy, shapes, runtime="onnxruntime")
+    pretend_it_is_fast(copy)
+    (copy / "image_encoder.fp32.onnx").write_bytes(b"no network")
+    with pytest.raises(BundleError, match=r"image_encoder\.fp32\.onnx"):
+        dualpath.load(copy)
