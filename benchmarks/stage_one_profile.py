@@ -22,7 +22,7 @@ from dualpath.data.tokenizer import Tokenizer
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network
 from dualpath.recipe import read_recipe
-from dualpath.training.stages import augment_words, build_optimizer, stage_losses
+from dualpath.training.stages import augment_words, build_optimizers, stage_losses
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "flickr8k.yaml"
 PICTURES, CAPTIONS, WORDS = 6000, 5, 4444
@@ -52,7 +52,7 @@ def main() -> None:
     network = build_network(recipe, tokenizer.rows)
     network.image_encoder.set_backbone("frozen")
     classifier = InstanceClassifier(recipe.dim, torch.arange(table.instances))
-    optimizer = build_optimizer(stage.optimizer, network, classifier)
+    optimizers = build_optimizers(stage.optimizer, network, classifier)
     features = generator.normal(size=(PICTURES, network.image_encoder.backbone_dim))
     rows = np.arange(PICTURES)
     pictures = FeaturePictures([features.astype(np.float32)] * 2, [rows, rows])
@@ -77,10 +77,12 @@ def main() -> None:
             )
             loss = torch.stack(list(losses.values())).sum()
             forward = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
             backward = time.perf_counter()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             done = time.perf_counter()
             spent["forward"] += forward - start
             spent["backward"] += backward - forward

@@ -224,7 +224,7 @@ def _fit(
                 dropped = torch.rand(token_ids.shape) < row.word_dropout
                 token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
             owners = np.repeat(np.arange(BATCH), [len(c) for c in captions])
-            seen = data.pictures.draw(pictures, int(draw.integers(2**31)))
+            seen = data.pictures.draw(pictures, int(draw.integers(2**31)), slice(0, BATCH))
             with torch.autocast("cpu", torch.bfloat16):
                 images, texts = system.images(_cells(seen, row)), system.texts(token_ids)
             loss = system.loss(

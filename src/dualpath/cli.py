@@ -65,6 +65,7 @@ def train(
     with errors_for_people("; go on with --resume"):
         from dualpath.evaluation.report import metrics_table
         from dualpath.recipe import read_recipe
+        from dualpath.training.together import meet_processes
         from dualpath.training.train import train as run
 
         model = run(
@@ -75,6 +76,8 @@ def train(
             skip_broken=skip_broken,
             cache=cache,
         )
+        if not meet_processes().is_main_process:
+            return
         if model.metrics["validation"]:
             out_console.print(metrics_table(model.metrics["validation"]))
         out_console.print(f"bundle: {out}", markup=False)

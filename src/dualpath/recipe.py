@@ -150,10 +150,15 @@ class ClassifierRecipe(_Strict):
     ``shared`` false: one for each path, which takes away what ties the paths together (ablation).
     ``clusters``: classes are so many k-means clusters of the backbone's features instead of the
     instances themselves (ablation; pictures of a cluster are then not told apart).
+    For millions of classes: ``projection`` makes features so many numbers before the classifier,
+    and ``fraction`` takes so much of the classes in a step, those of the batch and others at random
+    (Partial FC); their rows alone are then updated, by Adam without weight decay.
     """
 
     shared: bool = True
     clusters: Annotated[int, Field(ge=2)] | None = None
+    projection: Positive | None = None
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
 
 class RankingLossRecipe(_Strict):

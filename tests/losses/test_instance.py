@@ -96,3 +96,61 @@ def test_dropout_acts_on_the_way_to_the_classifier_and_only_in_training():
     classifier.eval()
     assert classifier(*batch, dropout=0.5) == classifier(*batch)
     assert classifier.weight.abs().max() <= 0.1 * math.sqrt(3 / 64)
+
+
+def sampled(fraction, **options):
+    torch.manual_seed(0)
+    return InstanceClassifier(8, torch.arange(40), fraction=fraction, **options).double()
+
+
+BATCH = torch.arange(4), torch.tensor([0, 0, 1, 2, -1, 39])
+
+
+def features():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (4, 6))
+
+
+@pytest.mark.parametrize("scale", [None, 4.0])
+def test_a_sample_of_the_classes_is_a_softmax_over_the_batch_s_own_and_others(scale):
+    classifier = sampled(0.25)
+    image, text = features()
+    torch.manual_seed(3)
+    losses = classifier(image, text, *BATCH, scale=scale)
+    sum(losses).backward()
+    gradient = classifier.weight.grad.coalesce()
+    rows = gradient.indices()[0]
+    assert len(rows) == 10
+    assert {0, 1, 2, 3, 39} <= set(rows.tolist())
+    columns = {int(row): place for place, row in enumerate(rows)}
+    for loss, x, ids in zip(losses, (image, text), BATCH, strict=True):
+        own = torch.tensor([columns.get(int(i), -1) for i in ids])
+        expected = instance_loss(x, classifier.weight[rows].detach(), own, scale=scale)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_all_classes_in_the_sample_is_the_instance_loss():
+    image, text = features()
+    whole, most = sampled(1.0), sampled(0.9999)
+    torch.testing.assert_close(
+        torch.stack(most(image, text, *BATCH, scale=4.0)),
+        torch.stack(whole(image, text, *BATCH, scale=4.0)),
+    )
+
+
+def test_each_step_draws_other_classes_and_evaluation_takes_all():
+    classifier = sampled(0.25)
+    image, text = features()
+    torch.manual_seed(3)
+    assert classifier(image, text, *BATCH)[0] != classifier(image, text, *BATCH)[0]
+    classifier.eval()
+    assert classifier(image, text, *BATCH)[0] == instance_loss(image, classifier.weight, BATCH[0])
+
+
+def test_a_projection_makes_the_classifier_smaller():
+    classifier = sampled(1.0, projection=3)
+    image, text = features()
+    assert classifier.weight.shape == (40, 3)
+    loss, _ = classifier(image, text, *BATCH)
+    expected = instance_loss(classifier.projection(image), classifier.weight, BATCH[0])
+    torch.testing.assert_close(loss, expected)

@@ -159,7 +159,7 @@ def test_mean_pooling_by_hand():
     seen = {}
     encoder.project.register_forward_pre_hook(lambda _, x: seen.update(pooled=x[0]))
     encoder.blocks[-1].register_forward_hook(lambda *call: seen.update(rows=call[2]))
-    encoder.eval()(encoder.place(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([0, 5])))
+    encoder.train()(encoder.place(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([0, 5])))
     torch.testing.assert_close(seen["pooled"], seen["rows"].view(2, 8, -1).mean(dim=1))
 
 

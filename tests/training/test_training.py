@@ -17,7 +17,7 @@ from dualpath.recipe import OptimizerRecipe, ScheduleRecipe
 from dualpath.training.checkpoints import load_checkpoint
 from dualpath.training.prepare import build_words, set_word_vectors
 from dualpath.training.stages import (
-    build_optimizer,
+    build_optimizers,
     parameter_groups,
     rate_factor,
 )
@@ -233,7 +233,7 @@ def test_groups_hold_every_parameter_once_and_get_their_rates():
     assert len(held) == len(set(held))
     assert set(held) == everything
     recipe = OptimizerRecipe(name="adamw", lr=0.1, weight_decay=0.3, rates={"classifier": 0.01})
-    options = build_optimizer(recipe, network, classifier).param_groups
+    options = build_optimizers(recipe, network, classifier).groups
     assert "image_backbone" not in {group["name"] for group in options}
     for group in options:
         assert group["lr"] == pytest.approx(0.001 if group["name"] == "classifier" else 0.1)
@@ -247,7 +247,7 @@ def test_layers_nearer_to_the_pixels_learn_slower_and_only_the_last_ones_may_be_
     distances = {id(p): named[name] for name, p in encoder.backbone.named_parameters()}
     classifier = InstanceClassifier(32, torch.arange(5))
     recipe = OptimizerRecipe(lr=0.1, layer_decay=0.5, rates={"image_backbone": 0.1})
-    for group in build_optimizer(recipe, network, classifier).param_groups:
+    for group in build_optimizers(recipe, network, classifier).groups:
         if group["name"] == "image_backbone":
             far = {distances[id(p)] for p in group["params"]}
             assert len(far) == 1

@@ -18,21 +18,27 @@ from dualpath.data.manifest import Item
 from dualpath.data.pictures import open_picture
 from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.views import View, fixed_views, render
+from dualpath.processes import share
 
 
 class BatchPlan(NamedTuple):
-    """Which pictures and captions make a batch, and the seed of whatever else is drawn for it."""
+    """Which pictures and captions make a batch, and the seed of whatever else is drawn for it.
+
+    own: which of the pictures this process embeds, where several train.
+    """
 
     pictures: npt.NDArray[np.int64]
     captions: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
     seed: int
+    own: slice
 
 
 class Batch(NamedTuple):
     """A batch on its way to the network; n pictures, m captions.
 
-    pictures: (n, 3, size, size) uint8, or (n, backbone dim) float32 cached features.
+    pictures: (n, 3, size, size) uint8, or (n, backbone dim) float32 cached features; where several
+    processes train, only this one's share of them (all else is of the whole batch).
     token_ids: (m, words) int64, left-aligned, padded with 0; or (m, width) float32, kept features
     of a frozen sentence encoder.
     owners: (m,) int64, which of the n pictures each caption describes.
@@ -151,6 +157,7 @@ class EpochPlan:
             captions=np.concatenate(captions),
             owners=np.repeat(np.arange(len(pictures)), [len(drawn) for drawn in captions]),
             seed=int(generator.integers(2**31)),
+            own=share(len(pictures)),
         )
 
 
@@ -163,14 +170,14 @@ class PixelPictures:
     flip: bool
     crops: int | str
 
-    def draw(self, pictures: npt.NDArray[np.int64], seed: int) -> torch.Tensor:
-        """Return pixels, (n, 3, size, size) uint8."""
+    def draw(self, pictures: npt.NDArray[np.int64], seed: int, own: slice) -> torch.Tensor:
+        """Return pixels of the pictures in ``own``, (n, 3, size, size) uint8."""
         generator = np.random.default_rng(seed)
-        rendered = [
-            render(open_picture(self.items[i].path), self._view(generator), self.size)
-            for i in pictures
-        ]
-        return torch.stack(rendered)
+        views = [self._view(generator) for _ in pictures]
+        pixels = torch.empty(own.stop - own.start, 3, self.size, self.size, dtype=torch.uint8)
+        for place, (picture, view) in enumerate(zip(pictures[own], views[own], strict=True)):
+            pixels[place] = render(open_picture(self.items[picture].path), view, self.size)
+        return pixels
 
     def _view(self, generator: np.random.Generator) -> View:
         if self.crops == "random":
@@ -190,14 +197,13 @@ class FeaturePictures:
     features: Sequence[npt.NDArray[np.float32]]
     rows: Sequence[npt.NDArray[np.int64]]
 
-    def draw(self, pictures: npt.NDArray[np.int64], seed: int) -> torch.Tensor:
-        """Return features, (n, dim) float32."""
+    def draw(self, pictures: npt.NDArray[np.int64], seed: int, own: slice) -> torch.Tensor:
+        """Return features of the pictures in ``own``, (n, dim) float32."""
         views = np.random.default_rng(seed).integers(len(self.features), size=len(pictures))
-        drawn = [
-            self.features[view][self.rows[view][picture]]
-            for view, picture in zip(views, pictures, strict=True)
-        ]
-        return torch.from_numpy(np.stack(drawn))
+        drawn = np.empty((own.stop - own.start, self.features[0].shape[1]), np.float32)
+        for place, (picture, view) in enumerate(zip(pictures[own], views[own], strict=True)):
+            drawn[place] = self.features[view][self.rows[view][picture]]
+        return torch.from_numpy(drawn)
 
 
 class PairDataset(Dataset[Batch]):
@@ -223,7 +229,7 @@ class PairDataset(Dataset[Batch]):
     def __getitem__(self, plan: BatchPlan) -> Batch:
         targets = None if self._targets is None else self._targets[plan.captions]
         return Batch(
-            pictures=self.pictures.draw(plan.pictures, plan.seed),
+            pictures=self.pictures.draw(plan.pictures, plan.seed, plan.own),
             token_ids=torch.from_numpy(self._read(plan.captions)),
             owners=torch.from_numpy(plan.owners),
             instance_ids=torch.from_numpy(self._table.instance_ids[plan.pictures]),

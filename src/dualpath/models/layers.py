@@ -2,12 +2,42 @@
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from dualpath.processes import processes, sum_over_processes
+
+_RUNNING_RATE = 0.05
 
 
-def batch_norm(channels: int) -> nn.BatchNorm1d:
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose batch is that of all processes which train together.
+
+    torch's own (SyncBatchNorm) needs GPUs.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (rows, channels); the rows of a process may be more or fewer than others'."""
+        if not self.training or processes() == 1:
+            return super().forward(x)
+        x = x.to(self.weight.dtype)  # under mixed precision the statistics are kept in full
+        rows = sum_over_processes(x.new_tensor(float(len(x))))
+        mean = sum_over_processes(x.sum(dim=0)) / rows
+        centred = x - mean
+        variance = sum_over_processes(centred.square().sum(dim=0)) / rows
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, _RUNNING_RATE)
+            self.running_var.lerp_(variance * rows / (rows - 1), _RUNNING_RATE)
+            self.num_batches_tracked += 1
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+def batch_norm(channels: int) -> BatchNorm:
     """Batch normalisation of new layers: epsilon 1e-3, running rate 0.05 (authors' code)."""
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.05)
+    return BatchNorm(channels, eps=1e-3, momentum=_RUNNING_RATE)
 
 
 def head(features: int, hidden: int, dim: int, dropout: float = 0.0) -> nn.Sequential:

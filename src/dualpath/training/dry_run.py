@@ -10,7 +10,8 @@ from dualpath.models.dual_path import build_network, complete_recipe
 from dualpath.recipe import ExpectedRecipe, Recipe, RecipeError, StageRecipe
 from dualpath.training.stages import (
     augment_words,
-    build_optimizer,
+    build_classifier,
+    build_optimizers,
     freeze,
     parameter_groups,
 )
@@ -68,7 +69,7 @@ def dry_run(recipe: Recipe) -> list[StagePlan]:
     network = build_network(recipe, rows)
     class_of = torch.arange(recipe.classifier.clusters or expected.instances)
     with torch.device("meta"):  # only its size is needed, and it may be the largest part
-        classifier = InstanceClassifier(recipe.dim, class_of, shared=recipe.classifier.shared)
+        classifier = build_classifier(recipe, class_of)
     return [_plan(stage, recipe, network, classifier, expected) for stage in recipe.stages]
 
 
@@ -82,7 +83,7 @@ def _plan(
     freeze(network, stage)
     network.train()
     groups = parameter_groups(network, classifier)
-    trained = build_optimizer(stage.optimizer, network, classifier).param_groups
+    trained = build_optimizers(stage.optimizer, network, classifier).groups
     plans = []
     for name, parameters in groups.items():
         rates = [group for group in trained if group["name"] == name]
@@ -91,7 +92,7 @@ def _plan(
                 name,
                 sum(p.numel() for p in parameters),
                 rates[0]["lr"] if rates else 0.0,
-                rates[0]["weight_decay"] if rates else 0.0,
+                rates[0].get("weight_decay", 0.0) if rates else 0.0,
             )
         )
     everything = [p for parameters in groups.values() for p in parameters]

@@ -13,6 +13,7 @@ from dualpath.data.pairs import Batch, CaptionTable
 from dualpath.data.tokenizer import trim_padding
 from dualpath.embedding import evaluating
 from dualpath.models.dual_path import DualPathNetwork
+from dualpath.processes import gather_shares, share
 from dualpath.recipe import TextEncoderRecipe
 from dualpath.training.stages import augment_words
 
@@ -55,6 +56,8 @@ def mine_captions(
     token_ids = trim_padding(table.token_ids[drawn.cpu().numpy()])
     placed = augment_words(network.text_encoder, torch.from_numpy(token_ids).to(device), recipe)
     with evaluating(network):
-        image_features, text_features = network(batch.pictures, placed)
+        image_features, text_features = network(batch.pictures, placed[share(len(placed))])
+    image_features = gather_shares(image_features, len(batch.instance_ids))
+    text_features = gather_shares(text_features, len(placed))
     hardest = (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)
     return placed[hardest], of_captions[drawn[hardest]]

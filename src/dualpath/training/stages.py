@@ -15,6 +15,7 @@ from dualpath.models.text_transformer import TextTransformer
 from dualpath.recipe import (
     OptimizerRecipe,
     ParameterGroup,
+    Recipe,
     ScheduleRecipe,
     StageRecipe,
     TextEncoderRecipe,
@@ -65,16 +66,41 @@ def freeze(network: DualPathNetwork, stage: StageRecipe) -> None:
         network.text_encoder.set_backbone(stage.sentence_encoder)
 
 
-def build_optimizer(
-    recipe: OptimizerRecipe, network: DualPathNetwork, classifier: InstanceClassifier
-) -> torch.optim.Optimizer:
-    """Build the optimiser of a stage; parameters that are frozen are left out.
+def build_classifier(recipe: Recipe, class_of: Tensor) -> InstanceClassifier:
+    """Build the classifier of the instance loss; ``class_of`` is (instances,) int64."""
+    classifier = recipe.classifier
+    return InstanceClassifier(
+        recipe.dim,
+        class_of,
+        shared=classifier.shared,
+        projection=classifier.projection,
+        fraction=classifier.fraction,
+    )
 
-    Each of its groups carries ``base_lr``, from which :func:`set_learning_rate` computes.
+
+class Optimizers(NamedTuple):
+    """Of the network (and the classifier's projection), and of the classifier's rows."""
+
+    network: torch.optim.Optimizer
+    classifier: torch.optim.Optimizer
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of both."""
+        return [*self.network.param_groups, *self.classifier.param_groups]
+
+
+def build_optimizers(
+    recipe: OptimizerRecipe, network: DualPathNetwork, classifier: InstanceClassifier
+) -> Optimizers:
+    """Build the optimisers of a stage; parameters that are frozen are left out.
+
+    Each of their groups carries ``base_lr``, from which :func:`set_learning_rate` computes.
     """
+    rows = {id(weight) for weight in classifier.weights()}
     options: list[dict[str, Any]] = []
     for name, lr, parameters in _with_rates(recipe, network, classifier):
-        trained = [p for p in parameters if p.requires_grad]
+        trained = [p for p in parameters if p.requires_grad and id(p) not in rows]
         vectors = [p for p in trained if p.ndim < 2 and recipe.name == "adamw"]
         matrices = [p for p in trained if not (p.ndim < 2 and recipe.name == "adamw")]
         for chosen, decay in ((matrices, recipe.weight_decay), (vectors, 0.0)):
@@ -82,6 +108,16 @@ def build_optimizer(
                 options.append(
                     {"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay, "name": name}
                 )
+    lr = recipe.lr * recipe.rates.get("classifier", 1.0)
+    own: dict[str, Any] = {"params": classifier.weights(), "lr": lr, "base_lr": lr}
+    own |= {"name": "classifier", "weight_decay": recipe.weight_decay}
+    if classifier.fraction < 1:
+        del own["weight_decay"]
+        return Optimizers(_optimizer(recipe, options), torch.optim.SparseAdam([own]))
+    return Optimizers(_optimizer(recipe, options), _optimizer(recipe, [own]))
+
+
+def _optimizer(recipe: OptimizerRecipe, options: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if recipe.name == "sgd":
         return torch.optim.SGD(options, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     return torch.optim.AdamW(options, fused=True)
@@ -103,9 +139,9 @@ def _with_rates(
             yield name, lr * recipe.layer_decay**distance, layer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
     """Set every group to its base rate times ``factor``."""
-    for group in optimizer.param_groups:
+    for group in optimizers.groups:
         group["lr"] = group["base_lr"] * factor
 
 

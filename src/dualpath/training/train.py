@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from dualpath.bundle import BundleError
 from dualpath.data.cache import default_cache_folder
@@ -22,6 +23,7 @@ from dualpath.training.feature_cache import cached_features
 from dualpath.training.prepare import TrainingData, build_words, gather_data, set_word_vectors
 from dualpath.training.progress import Display
 from dualpath.training.scaling import scale_recipe
+from dualpath.training.together import meet_processes
 from dualpath.training.trainer import LAST, Trainer
 
 WORK = "training"
@@ -40,6 +42,10 @@ def train(
 ) -> DualPath:
     """Train and write a bundle; return the trained model.
 
+    Launched several times by ``torchrun`` or ``accelerate launch``, the processes train one model
+    together: each embeds its share of every batch and holds its share of the classifier. All of
+    them need to see ``data`` and ``out``.
+
     Args:
         recipe: a recipe or its YAML file.
         data: a folder with a manifest.
@@ -54,6 +60,9 @@ def train(
         TrainingError: the loss is not finite any more.
         BundleError: the bundle cannot be written.
     """
+    everyone = meet_processes()
+    if not everyone.is_main_process:
+        display = Display(Console(quiet=True))
     display = display or Display()
     recipe = complete_recipe(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe)))
     folder = Path(out) / WORK
@@ -65,7 +74,10 @@ def train(
         )
     cache = cache or default_cache_folder()
     manifest = read_manifest(Path(data), recipe.split, recipe.seed)
-    with display.work("checking pictures", len(manifest.items)) as advance:
+    with (
+        everyone.main_process_first(),
+        display.work("checking pictures", len(manifest.items)) as advance,
+    ):
         pictures = gather_data(
             manifest, cache, skip_broken=skip_broken, say=display.say, advance=advance
         )
@@ -78,8 +90,9 @@ def train(
         recipe = _recipe_begun(folder, recipe)
         model = _begun_model(folder, pictures, recipe)
     else:
-        model = _new_model(recipe, pictures, folder, display)
-    class_of = _classes(model, pictures, folder, cache)
+        model = _new_model(recipe, pictures, folder, display, writes=everyone.is_main_process)
+    with everyone.main_process_first():
+        class_of = _classes(model, pictures, folder, cache)
     model.metrics = Trainer(model, pictures, class_of, folder, cache, display).run()
     model.network.eval()
     model.metrics["data"] = {
@@ -88,9 +101,11 @@ def train(
         "fingerprint": pictures.fingerprint,
     }
     try:
-        model.save_pretrained(out)
+        if everyone.is_main_process:
+            model.save_pretrained(out)
     except BundleError as error:
         raise BundleError(f"{error}; make room and add --resume, the training is kept") from error
+    everyone.wait_for_everyone()
     return model
 
 
@@ -128,7 +143,9 @@ def _differences(old: Recipe, new: Recipe) -> str:
     return ", ".join(f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys[:3])
 
 
-def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Display) -> DualPath:
+def _new_model(
+    recipe: Recipe, data: TrainingData, folder: Path, display: Display, *, writes: bool
+) -> DualPath:
     words = build_words(recipe, data.train, display.say)
     if words.vectors is not None:
         recipe = _with_embedding_dim(recipe, words.vectors.shape[1])
@@ -137,10 +154,11 @@ def _new_model(recipe: Recipe, data: TrainingData, folder: Path, display: Displa
     if words.vectors is not None:
         assert not isinstance(network.text_encoder, TextTransformer)
         set_word_vectors(network.text_encoder.embedding, words.vectors)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, folder / "recipe.yaml")
-    words.tokenizer.save(folder / "tokenizer.json")
-    (folder / _SAME_DATA).write_text(data.fingerprint, encoding="ascii")
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, folder / "recipe.yaml")
+        words.tokenizer.save(folder / "tokenizer.json")
+        (folder / _SAME_DATA).write_text(data.fingerprint, encoding="ascii")
     return DualPath(network, words.tokenizer, recipe)
 
 
@@ -151,7 +169,7 @@ def _classes(model: DualPath, data: TrainingData, folder: Path, cache: Path) -> 
     if clusters is None:
         return torch.arange(int(instance_ids.max()) + 1)
     path = folder / _CLASSES
-    if not (folder / LAST).exists():
+    if meet_processes().is_main_process and not (folder / LAST).exists():
         size = model.recipe.image_encoder.input_size
         assert size is not None, "the recipe was completed before training"
         encoder = model.network.image_encoder

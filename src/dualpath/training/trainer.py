@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dualpath.data.pairs import (
@@ -25,32 +24,39 @@ from dualpath.data.pairs import (
     tabulate_captions,
 )
 from dualpath.embedding import DualPath
-from dualpath.losses.distillation import distillation_loss
-from dualpath.losses.instance import InstanceClassifier
+from dualpath.processes import processes
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from dualpath.training.distillation import Teacher
 from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
-from dualpath.training.mining import mine_captions
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
+from dualpath.training.shards import (
+    gather_optimizers,
+    gather_weights,
+    load_optimizers,
+    load_weights,
+)
 from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.stages import (
-    Mined,
-    augment_words,
-    build_optimizer,
+    Optimizers,
+    build_classifier,
+    build_optimizers,
     freeze,
     rate_factor,
     set_learning_rate,
-    stage_losses,
+)
+from dualpath.training.step import step_losses
+from dualpath.training.together import (
+    TrainingError,
+    any_process,
+    lost_process,
+    meet_processes,
+    share_batch_statistics,
 )
 from dualpath.training.validation import validate
 
 LAST, BEST = "last.pt", "best.pt"
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message names where and what to do."""
 
 
 class Trainer:
@@ -76,6 +82,7 @@ class Trainer:
         self._model, self._data, self._folder = model, data, folder
         self._cache, self._display = cache, display
         self._recipe = model.recipe
+        meet_processes()
         # Accelerate keeps the precision of an earlier training of this process, which may differ.
         AcceleratorState._reset_state()
         self._accelerator = Accelerator(
@@ -83,30 +90,15 @@ class Trainer:
             log_with="tensorboard",
             project_dir=folder,
         )
-        if self._accelerator.num_processes > 1:
-            raise TrainingError(
-                f"{self._accelerator.num_processes} processes were launched, and batches are not "
-                "shared out between processes yet; launch one"
-            )
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer)
         torch.manual_seed(self._recipe.seed)
-        classifier = InstanceClassifier(
-            self._recipe.dim, class_of, shared=self._recipe.classifier.shared
-        )
-        self._network = self._accelerator.prepare_model(model.network)
-        self._classifier = self._accelerator.prepare_model(classifier)
+        self._plain_network: Any = model.network.to(self._accelerator.device)
+        self._network: nn.Module = self._plain_network  # of a stage: around what it trains
+        self._classifier = build_classifier(self._recipe, class_of).to(self._accelerator.device)
         self._progress = Progress()
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizers: Optimizers | None = None
         self._saved_at = time.monotonic()
-
-    @property
-    def _plain_network(self) -> Any:
-        return self._accelerator.unwrap_model(self._network)
-
-    @property
-    def _plain_classifier(self) -> Any:
-        return self._accelerator.unwrap_model(self._classifier)
 
     def run(self) -> dict[str, Any]:
         """Train to the end and return the metrics of the kept weights, with the history.
@@ -116,39 +108,52 @@ class Trainer:
             CheckpointError: a checkpoint cannot be read or written.
         """
         self._accelerator.init_trackers("log")
-        optimizer_state = self._restore()
+        optimizer_states = self._restore()
         try:
             while self._progress.stage < len(self._recipe.stages):
-                self._run_stage(self._recipe.stages[self._progress.stage], optimizer_state)
-                optimizer_state = None
+                self._run_stage(self._recipe.stages[self._progress.stage], optimizer_states)
+                optimizer_states = None
+        except RuntimeError as error:
+            lost = lost_process(error)
+            if lost is not None:
+                raise lost from error
+            raise
         finally:
-            self._accelerator.end_training()
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
         history = self._progress.history
         last = history[-1].get("validation", {})
         validation = self._progress.best if self._recipe.keep == "best" else last
         return {"validation": validation, "history": history}
 
-    def _run_stage(self, stage: StageRecipe, optimizer_state: dict[str, Any] | None) -> None:
+    def _run_stage(self, stage: StageRecipe, optimizer_states: list[dict[str, Any]] | None) -> None:
         network, progress = self._plain_network, self._progress
+        with self._accelerator.main_process_first():  # it fills the caches that the others read
+            teacher = self._meet_teacher(stage)
+            data = stage_data(
+                self._model,
+                self._data,
+                self._train_table,
+                stage,
+                teacher.targets if teacher else None,
+                self._cache,
+                self._display,
+            )
         freeze(network, stage)
-        optimizer = self._accelerator.prepare_optimizer(
-            build_optimizer(stage.optimizer, network, self._plain_classifier)
+        if processes() > 1:
+            share_batch_statistics(network, stage)
+        self._network = self._accelerator.prepare_model(network)
+        optimizers = Optimizers(
+            *(
+                self._accelerator.prepare_optimizer(optimizer)
+                for optimizer in build_optimizers(stage.optimizer, network, self._classifier)
+            )
         )
-        if optimizer_state is not None:
-            optimizer.load_state_dict(optimizer_state)
-        self._optimizer = optimizer
-        teacher = self._meet_teacher(stage)
-        data = stage_data(
-            self._model,
-            self._data,
-            self._train_table,
-            stage,
-            teacher.targets if teacher else None,
-            self._cache,
-            self._display,
-        )
+        if optimizer_states is not None:
+            load_optimizers(optimizers, optimizer_states, self._classifier)
+        self._optimizers = optimizers
         for epoch in range(progress.epoch, stage.epochs):
-            self._run_epoch(stage, data.train, teacher, optimizer)
+            self._run_epoch(stage, data.train, teacher, optimizers)
             last = epoch + 1 == stage.epochs
             if last or (epoch + 1) % stage.validate_every == 0:
                 self._validate(stage, data)
@@ -178,8 +183,8 @@ class Trainer:
         """Go to the next stage, from the best weights so far where the recipe keeps the best."""
         if self._recipe.keep == "best" and self._progress.best:
             state, _ = load_checkpoint(self._folder / BEST)
-            self._load_weights(state)
-        self._optimizer = None
+            load_weights(state, self._plain_network, self._classifier)
+        self._optimizers = None
         self._progress.stage += 1
         self._progress.epoch = 0
 
@@ -188,7 +193,7 @@ class Trainer:
         stage: StageRecipe,
         dataset: PairDataset,
         teacher: Teacher | None,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
     ) -> None:
         progress, plan = self._progress, self._rest_of_epoch(stage)
         workers = 0 if isinstance(dataset.pictures, FeaturePictures) else self._recipe.workers
@@ -210,21 +215,22 @@ class Trainer:
             for batch in loader:
                 step = progress.epoch * len(plan) + progress.step
                 set_learning_rate(
-                    optimizer, rate_factor(stage.schedule, step, len(plan), stage.epochs)
+                    optimizers, rate_factor(stage.schedule, step, len(plan), stage.epochs)
                 )
                 batch = _to_device(batch, self._accelerator.device)
-                losses = self._step(stage, batch, teacher, optimizer)
+                losses = self._step(stage, batch, teacher, optimizers)
                 progress.step += 1
                 for name, value in losses.items():
                     progress.totals[name] = progress.totals.get(name, 0.0) + value
-                bar.update(pictures=len(batch.pictures), losses=losses)
+                bar.update(pictures=len(batch.instance_ids), losses=losses)
                 self._accelerator.log(
                     {f"{stage.name}/{name}": value for name, value in losses.items()}, step=step
                 )
                 due = time.monotonic() - self._saved_at >= 60 * self._recipe.checkpoint_minutes
-                if due or interrupted():
+                stop, due = any_process(interrupted(), due)
+                if due or stop:
                     self._save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
         means = {name: total / len(plan) for name, total in progress.totals.items()}
         progress.totals = {}
@@ -246,55 +252,30 @@ class Trainer:
         stage: StageRecipe,
         batch: Batch,
         teacher: Teacher | None,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
     ) -> dict[str, float]:
         progress, recipe = self._progress, self._recipe
         place = (recipe.seed, progress.stage, progress.epoch, progress.step)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-        text_encoder = self._plain_network.text_encoder
-        token_ids = augment_words(text_encoder, batch.token_ids, recipe.text_encoder)
-        mined_ids = None
-        if stage.ranking and stage.ranking.negatives == "mined":
-            mined_tokens, mined_ids = mine_captions(
-                self._plain_network,
-                batch,
-                self._train_table,
-                recipe.text_encoder,
-                stage.ranking.candidates,
-            )
-            token_ids = _stacked(token_ids, mined_tokens)
-        unpaired = teacher.draw(self._accelerator.device) if teacher else None
-        if unpaired is not None:
-            words = augment_words(text_encoder, unpaired[0], recipe.text_encoder)
-            token_ids = _stacked(token_ids, words)
-        with self._accelerator.autocast():
-            image_features, text_features = self._network(batch.pictures, token_ids)
-        image_features, text_features = image_features.float(), text_features.float()
-        if recipe.relu:
-            image_features, text_features = F.relu(image_features), F.relu(text_features)
-        captions = len(batch.owners)
-        losses = stage_losses(
-            stage,
+        losses = step_losses(
+            self._network,
             self._classifier,
-            image_features,
-            text_features[:captions],
-            batch.owners,
-            batch.instance_ids,
-            None if mined_ids is None else Mined(text_features[captions:], mined_ids),
+            batch,
+            recipe=recipe,
+            stage=stage,
+            table=self._train_table,
+            teacher=teacher,
+            seed=int(np.random.SeedSequence(place).generate_state(1)[0]),
+            accelerator=self._accelerator,
         )
-        if stage.distillation is not None:
-            assert batch.targets is not None
-            targets = [batch.targets] if unpaired is None else [batch.targets, unpaired[1]]
-            losses["distillation"] = stage.distillation.weight * distillation_loss(
-                text_features, torch.cat(targets)
-            )
-        loss = torch.stack(list(losses.values())).sum()
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not np.isfinite(sum(values.values())):
             raise TrainingError(self._not_finite(stage, values))
-        optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(torch.stack(list(losses.values())).sum())
+        self._classifier.share_gradients()
+        for optimizer in optimizers:
+            optimizer.step()
         return values
 
     def _not_finite(self, stage: StageRecipe, values: dict[str, float]) -> str:
@@ -320,39 +301,29 @@ class Trainer:
         self._accelerator.log({f"{stage.name}/validation_rsum": metrics["rsum"]}, step=step)
         if metrics["rsum"] > self._progress.best.get("rsum", -1.0):
             self._progress.best = {**metrics, "stage": stage.name, "epoch": step}
-            save_checkpoint(self._folder / BEST, self._weights(), self._progress)
-
-    def _weights(self) -> dict[str, Any]:
-        return {
-            "network": self._plain_network.state_dict(),
-            "classifier": self._plain_classifier.state_dict(),
-        }
-
-    def _load_weights(self, state: dict[str, Any]) -> None:
-        self._plain_network.load_state_dict(state["network"])
-        self._plain_classifier.load_state_dict(state["classifier"])
+            self._write(BEST, gather_weights(self._plain_network, self._classifier))
 
     def _save(self) -> None:
-        state = self._weights()
-        if self._optimizer is not None:
-            state["optimizer"] = self._optimizer.state_dict()
-        save_checkpoint(self._folder / LAST, state, self._progress)
+        state = gather_weights(self._plain_network, self._classifier)
+        if self._optimizers is not None:
+            state["optimizers"] = gather_optimizers(self._optimizers, self._classifier)
+        self._write(LAST, state)
         self._saved_at = time.monotonic()
 
-    def _restore(self) -> dict[str, Any] | None:
-        """Load the last checkpoint, if there is one, and return the optimiser's state."""
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        """Let one process write a checkpoint, and the others wait for it."""
+        if self._accelerator.is_main_process:
+            save_checkpoint(self._folder / name, state, self._progress)
+        self._accelerator.wait_for_everyone()
+
+    def _restore(self) -> list[dict[str, Any]] | None:
+        """Load the last checkpoint, if there is one, and return the states of the optimisers."""
         if not (self._folder / LAST).exists():
             return None
         state, self._progress = load_checkpoint(self._folder / LAST)
-        self._load_weights(state)
-        optimizer: dict[str, Any] | None = state.get("optimizer")
-        return optimizer
-
-
-def _stacked(first: Tensor, second: Tensor) -> Tensor:
-    """Stack placed sentences, (m, positions) and (n, positions), padded to the same length."""
-    width = max(first.shape[1], second.shape[1])
-    return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in (first, second)])
+        load_weights(state, self._plain_network, self._classifier)
+        optimizers: list[dict[str, Any]] | None = state.get("optimizers")
+        return optimizers
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

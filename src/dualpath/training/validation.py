@@ -10,6 +10,7 @@ from dualpath.calibration import fit_calibration
 from dualpath.data.manifest import Item
 from dualpath.embedding import DualPath, evaluating
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.processes import gather_shares, share
 from dualpath.vectors import Vectors
 
 
@@ -21,6 +22,8 @@ def validate(
 ) -> dict[str, Any]:
     """Measure retrieval over captioned items with the model as it is.
 
+    Where several processes train, each embeds its share.
+
     Args:
         features: backbone features of each test view, (items, backbone_dim); none: the pictures
             go through the backbone.
@@ -28,13 +31,14 @@ def validate(
             through it.
     """
     if sentences is None:
-        text_vectors = model.embed_texts([caption for item in items for caption in item.captions])
+        captions = [caption for item in items for caption in item.captions]
+        text_vectors = _of_all(model.embed_texts(captions[share(len(captions))]), len(captions))
     else:
         text_vectors = model.embed_kept_sentences(sentences)
     if features is None:
-        image_vectors = model.embed_images(
-            [item.path for item in items], workers=model.recipe.workers
-        )
+        paths = [item.path for item in items[share(len(items))]]
+        own = model.embed_images(paths, workers=model.recipe.workers)
+        image_vectors = _of_all(own, len(items))
     else:
         views = [view.to(model.device) for view in features]
         with evaluating(model.network):
@@ -43,3 +47,8 @@ def validate(
     metrics = {**evaluate_all(image_vectors, text_vectors, *instances), "split": "val"}
     calibration = fit_calibration(image_vectors, text_vectors, *instances)
     return metrics if calibration is None else {**metrics, "calibration": asdict(calibration)}
+
+
+def _of_all(own: Vectors, total: int) -> Vectors:
+    together: Vectors = gather_shares(torch.from_numpy(own), total).numpy()
+    return together

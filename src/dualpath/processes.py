@@ -1,0 +1,74 @@
+"""Sums over the processes of a training, with gradients.
+
+Each process embeds its share of a batch, and all of them then compute the loss of the whole batch.
+What flows back to a process are the gradients of the *sum* of those equal losses, so as many times
+too large as there are processes; the mean that DistributedDataParallel takes of its parameters'
+gradients sets that right, and ``InstanceClassifier.share_gradients`` does for the classifier.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributed as dist
+
+
+def processes() -> int:
+    """Return how many processes train together; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process among them."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(total: int) -> slice:
+    """Return which of ``total`` things are this process's: as ``torch.tensor_split`` does.
+
+    >>> share(5)
+    slice(0, 5, None)
+    """
+    each, left_over = divmod(total, processes())
+    first = rank() * each + min(rank(), left_over)
+    return slice(first, first + each + (rank() < left_over))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of a tensor of the same shape in every process, in each of them."""
+    if processes() == 1:
+        return x
+    total: Tensor = _Sum.apply(x)
+    return total
+
+
+@torch.no_grad()
+def max_over_processes(x: Tensor) -> Tensor:
+    """Return the maximum of a tensor over the processes; nothing flows back."""
+    highest = x.clone()
+    if processes() > 1:
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return highest
+
+
+def gather_shares(own: Tensor, total: int) -> Tensor:
+    """Put the rows of :func:`share` of every process together, (total, ...)."""
+    if processes() == 1:
+        return own
+    place = share(total)
+    # Zeros in the rows of others: a sum needs no equal shares, and the rows are few.
+    around = (0, 0) * (own.ndim - 1) + (place.start, total - place.stop)
+    return sum_over_processes(F.pad(own, around))
