@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from dualpath.allocator import keep_freed_memory
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
 from dualpath.calibration import Calibration
-from dualpath.data.pictures import survey_pictures
+from dualpath.data.pictures import decode_picture, survey_pictures
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import WHOLE, RenderedPictures, View, render_views
+from dualpath.data.views import WHOLE, RenderedPictures, View, render_views, side_to_decode
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
 from dualpath.runtimes import Engine, Exported, fastest, open_engine
@@ -195,6 +195,10 @@ class DualPath:
             raise TypeError("embed_images takes a list of pictures; write embed_images([picture])")
         parts = list(self._embed_batches(pictures, batch_size, workers, advance))
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+
+    def decode(self, content: bytes, name: str) -> Image.Image:
+        """Decode a picture file as large as the network needs it; ``PictureError`` names it."""
+        return decode_picture(content, name, side=side_to_decode(self._size))
 
     def render(self, picture: Image.Image) -> torch.Tensor:
         """Render a picture as the network sees it, (views, 3, h, w) uint8.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dualpath.bundle import find_bundle
 from dualpath.data.manifest import Item, read_manifest
-from dualpath.data.pictures import PictureError, open_picture
+from dualpath.data.pictures import PictureError, read_picture
 from dualpath.embedding import DualPath, load
 from dualpath.evaluation.evaluate import evaluate
 from dualpath.models.image_cnn import ImageCNN
@@ -112,8 +112,9 @@ def _rendered(model: DualPath, items: Sequence[Item]) -> list[Tensor]:
     spread = np.unique(np.linspace(0, len(items) - 1, min(len(items), _CALIBRATION), dtype=int))
     rendered = []
     for number in spread:
+        path = items[number].path
         try:
-            rendered.append(model.render(open_picture(items[number].path)))
+            rendered.append(model.render(model.decode(read_picture(path), str(path))))
         except PictureError:
             continue  # one picture more or less sets no range
     if not rendered:

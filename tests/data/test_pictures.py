@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualpath.data.pictures import PictureError, open_picture, survey_pictures
+from dualpath.data.pictures import PictureError, open_picture, picture_size, survey_pictures
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import View, fixed_views, random_crop, render
+from dualpath.data.views import WHOLE, View, fixed_views, random_crop, render
 
 
 def picture(path, colour=(200, 10, 10), size=(40, 30)):
@@ -135,3 +135,19 @@ def test_a_store_whose_filling_was_killed_is_cut_to_what_is_whole(tmp_path, lost
     store.add(hashes(2, 7), vectors[[1, 0]])
     again = VectorStore(tmp_path, 5)
     assert np.array_equal(again.vectors()[again.rows(hashes(1, 2, 7))], vectors[[0, 1, 0]])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_only_as_large_as_it_is_needed(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient = np.linspace(0, 255, 1600, dtype=np.uint8)[None, :, None].repeat(1200, axis=0)
+    whole = Image.fromarray(gradient.repeat(3, axis=2))
+    path = tmp_path / "large.jpg"
+    whole.save(path, quality=95, exif=exif)
+    small, full = open_picture(path, side=448), open_picture(path)
+    upright = (1600, 1200) if orientation == 1 else (1200, 1600)
+    assert full.size == picture_size(path.read_bytes(), "large") == upright
+    assert small.size == tuple(length // 2 for length in upright)
+    views = [np.asarray(render(one, WHOLE, 224), dtype=int) for one in (small, full)]
+    assert abs(views[0] - views[1]).mean() < 1

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from dualpath.data.manifest import Item
 from dualpath.data.pictures import open_picture
 from dualpath.data.tokenizer import Tokenizer, trim_padding
-from dualpath.data.views import View, fixed_views, render
+from dualpath.data.views import View, fixed_views, render, side_to_decode
 from dualpath.processes import share
 
 
@@ -176,7 +176,8 @@ class PixelPictures:
         views = [self._view(generator) for _ in pictures]
         pixels = torch.empty(own.stop - own.start, 3, self.size, self.size, dtype=torch.uint8)
         for place, (picture, view) in enumerate(zip(pictures[own], views[own], strict=True)):
-            pixels[place] = render(open_picture(self.items[picture].path), view, self.size)
+            decoded = open_picture(self.items[picture].path, side=side_to_decode(self.size))
+            pixels[place] = render(decoded, view, self.size)
         return pixels
 
     def _view(self, generator: np.random.Generator) -> View:

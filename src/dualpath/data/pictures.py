@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 _COMMIT_EVERY = 500
+_LIES = 5  # EXIF orientations from here on are turned by a quarter
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn
 # Of those that Pillow reads: no format that runs another program or is a container of others.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -27,13 +28,17 @@ class PictureError(ValueError):
     """A picture that cannot be decoded; the message names the file."""
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, *, side: int | None = None) -> Image.Image:
     """Decode a picture file to RGB, upright by its EXIF orientation.
+
+    Args:
+        side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves each side
+            so many pixels (what its DCT gives at no cost); none: at its full size.
 
     Raises:
         PictureError: the file is missing, no picture, cut short, or a decompression bomb.
     """
-    return decode_picture(read_picture(path), str(path))
+    return decode_picture(read_picture(path), str(path), side=side)
 
 
 def read_picture(path: Path) -> bytes:
@@ -44,7 +49,9 @@ def read_picture(path: Path) -> bytes:
         raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def decode_picture(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(
+    content: bytes, name: str, *, max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> Image.Image:
     """Decode the bytes of a picture as :func:`open_picture` does.
 
     Args:
@@ -54,7 +61,16 @@ def decode_picture(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -
     with _picture_errors(name), Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         if picture.width * picture.height > max_pixels:
             raise PictureError(f"{name}: too many pixels (more than {max_pixels:,})")
+        if side is not None:
+            picture.draft("RGB", (side, side))
         return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def picture_size(content: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of a picture, upright, without decoding it."""
+    with _picture_errors(name), Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        lies = picture.getexif().get(ExifTags.Base.Orientation, 1) >= _LIES
+        return (picture.height, picture.width) if lies else (picture.width, picture.height)
 
 
 def picture_format(content: bytes, name: str) -> str:

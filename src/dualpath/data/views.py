@@ -33,6 +33,14 @@ class View:
 WHOLE = View()
 
 
+def side_to_decode(size: int) -> int:
+    """Return how many pixels a side of a picture needs so that a view of ``size`` keeps its detail.
+
+    Twice as many: a crop sees most of the picture, and the resampling has something to average.
+    """
+    return 2 * size
+
+
 def fixed_views(*, flip: bool, crops: int) -> list[View]:
     """Return the views a frozen backbone's features are kept for: whole, crops, mirrored."""
     parts: list[int | None] = [None, *range(crops)]
@@ -111,5 +119,8 @@ class RenderedPictures(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         source = self._pictures[index]
-        picture = source if isinstance(source, Image.Image) else open_picture(source)
+        picture = source if isinstance(source, Image.Image) else self._open(source)
         return render_views(picture, self._views, self._size, keep_aspect=self._keep_aspect)
+
+    def _open(self, path: Path) -> Image.Image:
+        return open_picture(path, side=side_to_decode(self._size))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dualpath.data.manifest import Item, read_pictures
-from dualpath.data.pictures import PictureError, decode_picture, picture_hash, read_picture
+from dualpath.data.pictures import PictureError, picture_hash, picture_size, read_picture
 from dualpath.embedding import DualPath
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.gallery import Gallery
@@ -199,8 +199,9 @@ def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> _Rea
     same_content = known is not None and hashed == known.content
     if same_content and same_words:
         return None
-    decoded = decode_picture(content, str(path))
-    picture = replace(told, width=decoded.width, height=decoded.height, content=hashed)
+    width, height = picture_size(content, str(path))
+    picture = replace(told, width=width, height=height, content=hashed)
+    decoded = model.decode(content, str(path))  # a broken picture is told of, new or not
     return _Read(picture, None if same_content else model.render(decoded))
 
 

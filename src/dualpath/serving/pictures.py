@@ -11,9 +11,9 @@ from PIL import Image
 from dualpath.data.pictures import (
     PictureError,
     decode_picture,
+    open_picture,
     picture_format,
     picture_hash,
-    read_picture,
 )
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
@@ -53,7 +53,7 @@ def thumbnail(path: Path, size: int, roots: Sequence[Path]) -> bytes:
 
 @lru_cache(_KEPT)
 def _thumbnail(path: Path, _changed: int, size: int) -> bytes:
-    picture = decode_picture(read_picture(path), str(path))
+    picture = open_picture(path, side=2 * size)
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
