@@ -20,9 +20,18 @@ def keep_freed_memory() -> None:
 
     Does nothing where the user has chosen thresholds by environment variables.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # absent from other C libraries
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_AT_MOST)
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
+    if not any(name.startswith("MALLOC_") for name in os.environ):
+        _call("mallopt", _M_TRIM_THRESHOLD, _KEPT_AT_MOST)
+        _call("mallopt", _M_MMAP_THRESHOLD, _MAPPED_FROM)
+
+
+def give_back_freed_memory() -> None:
+    """Give back what is free, so that a process forked from this one does not hold on to it."""
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """Call a function of glibc, where that is the C library."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)

@@ -34,10 +34,13 @@ def add(
         list[Path] | None,
         typer.Option(help="Another folder that the manifest's pictures may lie in."),
     ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Read and embed on a Ray cluster (RAY_ADDRESS).")
+    ] = False,
 ) -> None:
     """Index the pictures of a folder; what is there already is left as it is."""
     with errors_for_people("; run the same command again, it goes on"):
-        fill(open_with_model(address, model), folder, root)
+        fill(open_with_model(address, model), folder, root, ray=ray)
 
 
 @gallery_app.command()
@@ -163,10 +166,12 @@ def open_with_model(address: str, model: str | None) -> "Gallery":
     return Gallery.open(address, model=load(model))
 
 
-def fill(gallery: "Gallery", folder: Path, roots: list[Path] | None = None) -> None:
+def fill(
+    gallery: "Gallery", folder: Path, roots: list[Path] | None = None, *, ray: bool = False
+) -> None:
     """Index a folder with a progress bar and tell what was done."""
     with bar("indexing") as advance:
-        added = gallery.add(folder, roots=roots or [], advance=advance)
+        added = gallery.add(folder, roots=roots or [], ray=ray, advance=advance)
     for problem in added.broken.values():
         err_console.print(f"left out: {problem}", markup=False)
     out_console.print(

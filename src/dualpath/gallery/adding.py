@@ -21,7 +21,7 @@ from dualpath.gallery.store import Store
 from dualpath.vectors import Advance, Vectors
 
 _CHUNK = 64  # pictures decoded ahead
-_COMMIT = 2  # chunks in one write: what a kill loses
+_WRITTEN = 128  # pictures in one write: what a kill loses
 
 
 @dataclass
@@ -44,14 +44,24 @@ class _Known(NamedTuple):
     metadata: str
 
 
-class _Read(NamedTuple):
-    """A picture that was read; ``rendered`` is none where its vector is there already."""
+class Read(NamedTuple):
+    """A picture that was read; ``rendered`` is none where the gallery has its vector already.
+
+    vector: (dim,) float32, where the picture was embedded elsewhere.
+    """
 
     picture: Picture
     rendered: torch.Tensor | None
+    vector: Vectors | None = None
 
 
-def add_folder(gallery: Gallery, folder: Path, roots: Sequence[Path], advance: Advance) -> Added:
+# A path, what the manifest says of it, and what the gallery knows.
+Work = tuple[Path, Item, _Known | None]
+
+
+def add_folder(
+    gallery: Gallery, folder: Path, roots: Sequence[Path], advance: Advance, *, ray: bool
+) -> Added:
     """Index a folder: see :meth:`Gallery.add`."""
     folder = folder.resolve()
     allowed = [folder, *(root.resolve() for root in roots)]
@@ -65,23 +75,21 @@ def add_folder(gallery: Gallery, folder: Path, roots: Sequence[Path], advance: A
     known = dict(_known(gallery.store, set(map(picture_id, named))))
     advance(len(items) - len(named))
     work = [(path, item, known.get(picture_id(path))) for path, item in named.items()]
-    chunks = [work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK)]
-    pending: list[_Read] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, done in enumerate(_ahead(pool, chunks, gallery.model), start=1):
-            for (_, item, there), outcome in zip(chunks[number - 1], done, strict=True):
-                if isinstance(outcome, PictureError):
-                    added.broken[item.file_name] = str(outcome)
-                elif outcome is None:
-                    added.unchanged += 1
-                else:
-                    pending.append(outcome)
-                    added.new += there is None
-                    added.changed += there is not None
-            if len(pending) >= _CHUNK * _COMMIT or number == len(chunks):
-                _store(gallery, pending)
-                pending = []
-            advance(len(done))
+    pending: list[Read] = []
+    for (_, item, there), outcome in (_on_ray if ray else _ahead)(work, gallery.model):
+        if isinstance(outcome, PictureError):
+            added.broken[item.file_name] = str(outcome)
+        elif outcome is None:
+            added.unchanged += 1
+        else:
+            pending.append(outcome)
+            added.new += there is None
+            added.changed += there is not None
+        if len(pending) == _WRITTEN:
+            _store(gallery, pending)
+            pending = []
+        advance(1)
+    _store(gallery, pending)
     if added.new or added.changed:
         with gallery.store.writing():
             gallery.store.settle()
@@ -144,37 +152,41 @@ def _known(store: Store, wanted: set[str]) -> Iterator[tuple[str, _Known]]:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor,
-    chunks: Sequence[Sequence[tuple[Path, Item, _Known | None]]],
-    model: DualPath,
-) -> Iterator[list[_Read | PictureError | None]]:
+    work: Sequence[Work], model: DualPath
+) -> Iterator[tuple[Work, Read | PictureError | None]]:
     """Read chunk after chunk in threads, one ahead of what is asked for."""
+    chunks = [work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
 
-    def begin(
-        chunk: Sequence[tuple[Path, Item, _Known | None]],
-    ) -> list[Future[_Read | PictureError | None]]:
-        return [pool.submit(_try, *work, model) for work in chunk]
+        def begin(chunk: Sequence[Work]) -> list[Future[Read | PictureError | None]]:
+            return [pool.submit(read, one, model) for one in chunk]
 
-    if not chunks:
-        return
-    current = begin(chunks[0])
-    for _, following in pairwise([*chunks, []]):
-        coming = begin(following)
-        yield [future.result() for future in current]
-        current = coming
+        coming = begin(chunks[0]) if chunks else []
+        for chunk, following in pairwise([*chunks, []]):
+            current, coming = coming, begin(following)
+            yield from zip(chunk, (future.result() for future in current), strict=True)
 
 
-def _try(
-    path: Path, item: Item, known: _Known | None, model: DualPath
-) -> _Read | PictureError | None:
+def _on_ray(
+    work: Sequence[Work], model: DualPath
+) -> Iterator[tuple[Work, Read | PictureError | None]]:
+    """Read and embed on a Ray cluster."""
     try:
-        return _look(path, item, known, model)
+        from dualpath.gallery.cluster import read_on_ray
+    except ImportError as error:
+        raise GalleryError("--ray needs Ray: pip install 'dualpath[scale]'") from error
+    return read_on_ray(work, model)
+
+
+def read(work: Work, model: DualPath) -> Read | PictureError | None:
+    """Read a picture as far as needed; none if the gallery has it as it is."""
+    try:
+        return _look(*work, model)
     except PictureError as error:
         return error
 
 
-def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> _Read | None:
-    """Read a picture as far as needed; none if the gallery has it as it is."""
+def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> Read | None:
     try:
         state = path.stat()
     except OSError as error:
@@ -202,10 +214,10 @@ def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> _Rea
     width, height = picture_size(content, str(path))
     picture = replace(told, width=width, height=height, content=hashed)
     decoded = model.decode(content, str(path))  # a broken picture is told of, new or not
-    return _Read(picture, None if same_content else model.render(decoded))
+    return Read(picture, None if same_content else model.render(decoded))
 
 
-def _store(gallery: Gallery, read: Sequence[_Read]) -> None:
+def _store(gallery: Gallery, read: Sequence[Read]) -> None:
     """Embed and write pictures: captions first, as a picture's row says that it is done."""
     if not read:
         return
@@ -222,11 +234,12 @@ def _store(gallery: Gallery, read: Sequence[_Read]) -> None:
         store.upsert("pictures", rows.pictures)
 
 
-def _vectors(gallery: Gallery, read: Sequence[_Read]) -> Vectors:
+def _vectors(gallery: Gallery, read: Sequence[Read]) -> Vectors:
     """Embed what is new to the gallery; pictures of a content it knows keep their vector."""
     contents = sorted({one.picture.content for one in read})
     there = gallery.store.get("pictures", "content", contents, vectors=True)
     vectors = {row["content"]: np.asarray(row["vector"], np.float32) for row in there}
+    vectors |= {one.picture.content: one.vector for one in read if one.vector is not None}
     fresh = {
         one.picture.content: one.rendered
         for one in read

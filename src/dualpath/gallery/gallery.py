@@ -110,6 +110,7 @@ class Gallery:
         folder: str | Path,
         *,
         roots: Sequence[str | Path] = (),
+        ray: bool = False,
         advance: Advance = unwatched,
     ) -> "Added":
         """Index the pictures of a folder, by its manifest or every picture file below it.
@@ -121,6 +122,8 @@ class Gallery:
             folder: with a manifest or without.
             roots: more folders that pictures named by the manifest may lie in; nothing outside of
                 ``folder`` and these is indexed.
+            ray: read and embed on the Ray cluster of ``RAY_ADDRESS``, or on one started here; its
+                machines need to see the pictures and the model.
             advance: called with the number of pictures done since the last call.
 
         Raises:
@@ -129,7 +132,7 @@ class Gallery:
         """
         from dualpath.gallery.adding import add_folder
 
-        return add_folder(self, Path(folder), [Path(root) for root in roots], advance)
+        return add_folder(self, Path(folder), [Path(root) for root in roots], advance, ray=ray)
 
     def add_picture(
         self, path: Path, *, captions: Sequence[str] = (), metadata: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dualpath.allocator import give_back_freed_memory
 from dualpath.data.pairs import (
     Batch,
     EpochPlan,
@@ -197,6 +198,8 @@ class Trainer:
     ) -> None:
         progress, plan = self._progress, self._rest_of_epoch(stage)
         workers = 0 if isinstance(dataset.pictures, FeaturePictures) else self._recipe.workers
+        if workers:
+            give_back_freed_memory()
         loader = DataLoader(
             dataset,
             sampler=plan,

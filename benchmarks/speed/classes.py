@@ -1,0 +1,81 @@
+"""The instance loss over a million classes: a step of the classifier, and its memory."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from timing import Row
+
+from dualpath.losses.instance import InstanceClassifier
+
+PICTURES, CAPTIONS, DIM, STEPS = 64, 128, 512, 3
+WAYS = {
+    "all classes, 512 numbers": {},
+    "all classes, projected to 256": {"projection": 256},
+    "a tenth of the classes a step": {"fraction": 0.1},
+    "a tenth, projected to 256": {"fraction": 0.1, "projection": 256},
+}
+
+
+def class_rows(classes: int) -> Iterator[Row]:
+    """Each way in a process of its own, so that its peak memory is its own."""
+    told = {}
+    for way in WAYS:
+        command = [sys.executable, __file__, way, str(classes)]
+        told[way] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    first = told[next(iter(WAYS))]
+    for way, found in told.items():
+        yield Row(
+            "classes",
+            f"step of the classifier, {classes:,} classes, {PICTURES} pictures, {CAPTIONS} "
+            f"captions: {way}",
+            "all classes, 512 numbers",
+            found["seconds"],
+            first["seconds"],
+            first["seconds"] / found["seconds"],
+            (first["seconds"] / found["slowest"], first["seconds"] / found["fastest"]),
+            note=f"peak memory {found['mebibytes']:,.0f} MiB",
+        )
+
+
+def main() -> None:
+    way, classes = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    classifier = InstanceClassifier(DIM, torch.arange(classes), **WAYS[way])
+    rows = classifier.weights()
+    if classifier.fraction < 1:
+        optimizer: torch.optim.Optimizer = torch.optim.SparseAdam(rows, lr=1e-3)
+    else:
+        optimizer = torch.optim.AdamW(rows, lr=1e-3, fused=True)
+    seconds = []
+    for _ in range(STEPS + 1):
+        ids = torch.randint(classes, (PICTURES,))
+        images = torch.randn(PICTURES, DIM, requires_grad=True)
+        texts = torch.randn(CAPTIONS, DIM, requires_grad=True)
+        begun = time.perf_counter()
+        losses = classifier(images, texts, ids, ids.repeat(2), scale=16.0)
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses).backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - begun)
+    told = sorted(seconds[1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        json.dumps(
+            {
+                "seconds": told[len(told) // 2],
+                "fastest": told[0],
+                "slowest": told[-1],
+                "mebibytes": peak,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

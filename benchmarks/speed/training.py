@@ -1,0 +1,185 @@
+"""Training steps, from files or kept features, beside bare forward and backward passes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from material import Material
+from timing import Row, paired
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dualpath.data.pairs import (
+    Batch,
+    EpochPlan,
+    FeaturePictures,
+    PairDataset,
+    PixelPictures,
+    tabulate_captions,
+)
+from dualpath.losses.instance import InstanceClassifier
+from dualpath.models.dual_path import DualPathNetwork, build_network
+from dualpath.recipe import Recipe, StageRecipe
+from dualpath.training.stages import augment_words, build_optimizers, freeze
+from dualpath.training.step import step_losses
+
+
+def training_rows(material: Material) -> Iterator[Row]:
+    yield _second_stage(material)
+    yield from _first_stage(material)
+
+
+class _Steps:
+    """The trainer's own steps of a stage, over and over."""
+
+    def __init__(
+        self, recipe: Recipe, stage: StageRecipe, material: Material, pictures: object, workers: int
+    ) -> None:
+        torch.manual_seed(0)
+        count = len(material.files) if isinstance(pictures, PixelPictures) else len(material.items)
+        items = material.items[:count]
+        self.table = tabulate_captions(items, material.tokenizer)
+        self.network = build_network(recipe, material.tokenizer.rows)
+        self.classifier = InstanceClassifier(recipe.dim, torch.arange(self.table.instances))
+        freeze(self.network, stage)
+        self.network.train()
+        self.optimizers = build_optimizers(stage.optimizer, self.network, self.classifier)
+        self.recipe, self.stage = recipe, stage
+        self.accelerator = Accelerator(cpu=True)
+        self._dataset = PairDataset(self.table, pictures)  # type: ignore[arg-type]
+        self._workers = workers
+        self._batches = self._forever()
+
+    def _forever(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            plan = EpochPlan(
+                self.table,
+                batch_size=self.stage.batch_size,
+                captions_per_picture=self.stage.captions_per_picture,
+                seed=(0, 0, epoch),
+            )
+            yield from DataLoader(
+                self._dataset, sampler=plan, batch_size=None, num_workers=self._workers
+            )
+            epoch += 1
+
+    def batch(self) -> Batch:
+        return next(self._batches)
+
+    def step(self) -> None:
+        losses = step_losses(
+            self.network,
+            self.classifier,
+            self.batch(),
+            recipe=self.recipe,
+            stage=self.stage,
+            table=self.table,
+            teacher=None,
+            seed=0,
+            accelerator=self.accelerator,
+        )
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def _bare(network: DualPathNetwork, pictures: Tensor, token_ids: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        image_features, text_features = network(pictures, token_ids)
+        (image_features.sum() + text_features.sum()).backward()
+        network.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _second_stage(material: Material) -> Row:
+    recipe = material.recipe("flickr30k", test_size=None)
+    stage = recipe.stages[-1].model_copy(update={"batch_size": 32, "backbone": "trained"})
+    items = [
+        replace(item, path=path) for item, path in zip(material.items, material.files, strict=False)
+    ]
+    pictures = PixelPictures(items, 224, stage.flip, stage.crops)
+    steps = _Steps(recipe, stage, material, pictures, workers=1)
+    batch = next(steps._forever())
+    placed = augment_words(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)
+    return paired(
+        "training",
+        "Stage II step, ResNet-50 and the paper's text CNN, 32 JPEG files of 500 x 375",
+        steps.step,
+        "forward and backward of the same network on a tensor",
+        _bare(steps.network, batch.pictures, placed),
+        rounds=5,
+        asked=1 / 1.15,
+    )
+
+
+def _first_stage(material: Material) -> Iterator[Row]:
+    recipe = material.recipe("flickr8k")
+    stage = recipe.stages[0].model_copy(update={"backbone": "frozen"})
+    network = build_network(recipe, material.tokenizer.rows)
+    generator = np.random.default_rng(0)
+    kept = generator.standard_normal((len(material.items), network.image_encoder.backbone_dim))
+    rows = np.arange(len(kept))
+    pictures = FeaturePictures([kept.astype(np.float32)] * 2, [rows, rows])
+    steps = _Steps(recipe, stage, material, pictures, workers=0)
+    batch = steps.batch()
+    text = steps.network.text_encoder
+
+    def of_texts(encoder: nn.Module) -> Callable[[], None]:
+        def run() -> None:
+            encoder(batch.token_ids).sum().backward()
+            encoder.zero_grad(set_to_none=True)
+
+        return run
+
+    captions = len(batch.token_ids)
+    what = (
+        f"Stage I step of recipes/flickr8k.yaml, {stage.batch_size} pictures, {captions} captions"
+    )
+    yield paired(
+        "training",
+        what,
+        steps.step,
+        "forward and backward of the text CNN",
+        of_texts(text),
+        rounds=9,
+        asked=1 / 1.1,
+    )
+    yield paired(
+        "training",
+        what,
+        steps.step,
+        "forward and backward of both paths",
+        _bare(steps.network, batch.pictures, batch.token_ids),
+        rounds=9,
+    )
+    yield paired(
+        "training",
+        f"forward and backward of the text CNN, {captions} captions",
+        of_texts(text),
+        "a bidirectional GRU of 1,024 units",
+        of_texts(BiGRU(material.tokenizer.rows, recipe.text_encoder.embedding_dim)),
+        rounds=5,
+    )
+
+
+class BiGRU(nn.Module):
+    """A recurrent text path: the mean of the states of both directions."""
+
+    def __init__(self, rows: int, embedding_dim: int, units: int = 1024) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(rows, embedding_dim, padding_idx=0)
+        self.rnn = nn.GRU(embedding_dim, units, batch_first=True, bidirectional=True)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        lengths = (token_ids != 0).sum(dim=1).clamp(min=1)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(token_ids), lengths, batch_first=True, enforce_sorted=False
+        )
+        states, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        return states.sum(dim=1) / lengths[:, None]
