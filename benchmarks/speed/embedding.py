@@ -160,23 +160,18 @@ def _sharing(material: Material) -> Iterator[Row]:
         placed, owners = encoder.place_everywhere(token_ids)
         starts = torch.zeros(len(token_ids), dtype=torch.int64)
         left_aligned = encoder.place(token_ids, starts)
-        with torch.no_grad():
-            yield paired(
-                "sentences",
-                f"64 sentences in all {len(owners) / 64:.0f} placements, {padding}, width 1, shared",
-                lambda encoder=encoder, placed=placed: encoder(placed),
+        what = f"64 sentences in all {len(owners) / 64:.0f} placements, {padding}, width 1, shared"
+        for beside, call in (
+            (
                 "a row for each position, as in training",
-                lambda encoder=encoder, placed=placed: _unshared(encoder, placed),
-                rounds=3,
-            )
-            yield paired(
-                "sentences",
-                f"64 sentences in all {len(owners) / 64:.0f} placements, {padding}, width 1, shared",
-                lambda encoder=encoder, placed=placed: encoder(placed),
-                "one placement",
-                lambda encoder=encoder, one=left_aligned: encoder(one),
-                rounds=3,
-            )
+                lambda e=encoder, p=placed: _unshared(e, p),
+            ),
+            ("one placement", lambda e=encoder, one=left_aligned: e(one)),
+        ):
+            with torch.no_grad():
+                yield paired(
+                    "sentences", what, lambda e=encoder, p=placed: e(p), beside, call, rounds=3
+                )
 
 
 def _unshared(encoder: TextCNN, placed: torch.Tensor) -> torch.Tensor:

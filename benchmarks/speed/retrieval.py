@@ -98,7 +98,7 @@ def _serve(command: list[str]) -> None:
     try:
         while process.poll() is None:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).read()
             except OSError:
                 time.sleep(0.02)
             else:

@@ -3,10 +3,10 @@
     pip install 'dualpath[export]' open_clip_torch
     python benchmarks/speed/suite.py --data flickr8k --bundles model resnet50 --out speed.json
 
-One table: seconds of one call of ours and of what stands beside it, in turns within one process, one
-thread each (decoding has another core). A ratio above 1 says that ours is faster. Needs a folder of
-captioned pictures, which are copied to 500 x 375, and trained bundles: their image paths are run in
-every runtime, and the first fills a gallery. Nothing else should run on the machine.
+One table: the time of one call of ours and of what stands beside it, in turns within one process,
+one thread each (decoding has another core). A ratio above 1 says that ours is faster. Needs a
+folder of captioned pictures, which are copied to 500 x 375, and trained bundles: their image paths
+are run in every runtime, and the first fills a gallery. Nothing else should run on the machine.
 """
 
 import argparse

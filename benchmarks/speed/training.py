@@ -138,9 +138,7 @@ def _first_stage(material: Material) -> Iterator[Row]:
         return run
 
     captions = len(batch.token_ids)
-    what = (
-        f"Stage I step of recipes/flickr8k.yaml, {stage.batch_size} pictures, {captions} captions"
-    )
+    what = f"Stage I step of recipes/flickr8k.yaml, {stage.batch_size} pictures x {captions}"
     yield paired(
         "training",
         what,
