@@ -34,6 +34,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/milvus/compose.yaml
 
 test: lint
 	$(BIN)/pytest -n 2
@@ -42,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/stage_one_profile.py
 	$(BIN)/python benchmarks/gallery.py --rows 100000 --out runs/store
+	@echo "and with pictures and models of your own: $(BIN)/python benchmarks/speed/suite.py --help"
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -11,6 +11,7 @@ import pytest
 import dualpath
 from dualpath.data.manifest import ManifestError, read_manifest
 from dualpath.gallery.errors import FilterError, GalleryError
+from tests.gallery.conftest import drop_gallery
 
 in_both_stores = pytest.mark.parametrize("address", ["embedded", "cluster"], indirect=True)
 
@@ -259,3 +260,16 @@ def test_a_server_that_does_not_answer_or_a_bad_name_is_told():
         dualpath.Gallery.open("http://user:secret@127.0.0.1:1/name")
     with pytest.raises(GalleryError, match="no Milvus server answers"):
         dualpath.Gallery.open("http://127.0.0.1:1/name")
+    with pytest.raises(GalleryError, match="only shards and replicas"):
+        dualpath.Gallery.open("http://127.0.0.1:1/name?shards=many")
+
+
+def test_a_gallery_on_a_server_may_be_spread_over_shards(milvus, model, photos):
+    from pymilvus import MilvusClient
+
+    with dualpath.Gallery.open(f"{milvus}/spread?shards=2", model=model) as gallery:
+        gallery.add(photos)
+        assert len(gallery) == 100
+    told = MilvusClient(uri=milvus).describe_collection("spread_pictures")
+    assert told["num_shards"] == 2
+    drop_gallery(milvus, "spread")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,8 @@ class MilvusStore:
     """Rows in three collections of a Milvus server, ``NAME_pictures`` and so on.
 
     A user's token is taken from the variable ``MILVUS_TOKEN`` (``user:password`` or an API key).
+    ``?shards=4&replicas=2`` behind the address spreads a new gallery: writes go to so many shards,
+    and so many query nodes hold each part of it.
     Milvus has no lock: fill a gallery from one process at a time. Searching needs no care.
     """
 
@@ -77,6 +79,7 @@ class MilvusStore:
             )
         self.address = address
         self._name = name
+        self._shards, self._replicas = _spread(address, parts.query)
         server = f"{'http' if parts.scheme == 'tcp' else parts.scheme}://{parts.netloc}"
         try:
             self._client = MilvusClient(
@@ -198,7 +201,11 @@ class MilvusStore:
             schema=schema,
             index_params=index,
             consistency_level="Session",
+            num_shards=self._shards,
         )
+        if self._replicas > 1:  # it was loaded once, when it was made
+            self._client.release_collection(self._collection(table))
+            self._client.load_collection(self._collection(table), replica_number=self._replicas)
 
     def _query(
         self, table: TableName, condition: str, columns: Sequence[str]
@@ -214,6 +221,16 @@ class MilvusStore:
                 yield rows
         finally:
             found.close()
+
+
+def _spread(address: str, query: str) -> tuple[int, int]:
+    """Read how many shards and replicas an address asks for."""
+    asked = {"shards": "1", "replicas": "1", **dict(parse_qsl(query))}
+    if len(asked) > 2 or not all(number.isdecimal() and int(number) for number in asked.values()):
+        raise GalleryError(
+            f"{address}: after the ? only shards and replicas may stand, as ?shards=4&replicas=2"
+        )
+    return int(asked["shards"]), int(asked["replicas"])
 
 
 def _among(column: str, values: Sequence[str]) -> Iterator[str]:
