@@ -216,7 +216,7 @@ def _paper_cnn(task: Task) -> nn.Module:
 
 def _residual_cnn(task: Task) -> nn.Module:
     rows, numbers = task.words.shape
-    cnn = ResidualTextCNN(rows, embedding_dim=numbers, dim=DIM, channels=512, layers=2, dropout=0.3)
+    cnn = ResidualTextCNN(rows, embedding_dim=numbers, dim=DIM, channels=256, layers=2, dropout=0.2)
     return _with_words(cnn, task)
 
 
@@ -251,31 +251,23 @@ ROWS = {
         lambda task: Contrastive(_head(task), Recurrent(task, nn.GRU, both=True, pool="mean")),
         rates=(1e-3, 2e-3, 4e-3),
     ),
-    "CLIP-style (BiGRU, 3 x 3 cells)": Row(
-        lambda task: Contrastive(_head(task, 0.3), Recurrent(task, nn.GRU, both=True, pool="mean")),
+    "CLIP-style (BiGRU), DualPath's dropout": Row(
+        lambda task: Contrastive(_head(task, 0.2), Recurrent(task, nn.GRU, both=True, pool="mean")),
         rates=(1e-3, 2e-3, 4e-3),
-        grid=3,
-        word_dropout=0.1,
+        word_dropout=0.05,
     ),
     "CLIP-style (the paper's text CNN)": Row(
         lambda task: Contrastive(_head(task), _paper_cnn(task)),
         rates=(1e-3, 2e-3, 4e-3),
     ),
-    "DualPath, pooled": Row(
-        lambda task: Instance(_head(task, 0.3), _residual_cnn(task), task.classes),
-        rates=(1e-3, 2e-3, 4e-3),
-        word_dropout=0.1,
-    ),
     "DualPath without instance loss": Row(
-        lambda task: Contrastive(_head(task, 0.3), _residual_cnn(task)),
-        rates=(1e-3, 2e-3, 4e-3),
-        grid=3,
-        word_dropout=0.1,
+        lambda task: Contrastive(_head(task, 0.2), _residual_cnn(task)),
+        rates=(1e-3, 2.5e-3, 4e-3),
+        word_dropout=0.05,
     ),
     "DualPath": Row(
-        lambda task: Instance(_head(task, 0.3), _residual_cnn(task), task.classes),
-        rates=(1e-3, 2e-3, 4e-3),
-        grid=3,
-        word_dropout=0.1,
+        lambda task: Instance(_head(task, 0.2), _residual_cnn(task), task.classes),
+        rates=(1e-3, 2.5e-3, 4e-3),
+        word_dropout=0.05,
     ),
 }
