@@ -12,7 +12,7 @@ from timing import Row, paired
 from dualpath.data.pictures import decode_picture
 from dualpath.data.views import side_to_decode
 from dualpath.embedding import DualPath, load
-from dualpath.exporting import export
+from dualpath.exporting import ExportError, export
 from dualpath.models.text_cnn import TextCNN
 from dualpath.runtimes import open_engine
 from training import BiGRU
@@ -76,9 +76,13 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
         ("openvino", "int8"),
     ):
         told: list[str] = []
-        exported = export(
-            bundle, material.data, runtime=runtime, precision=precision, say=told.append
-        )
+        try:
+            exported = export(
+                bundle, material.data, runtime=runtime, precision=precision, say=told.append
+            )
+        except ExportError as error:
+            print(f"{name}, {runtime} {precision}: {error}")
+            continue
         engine = open_engine(bundle / exported.file)
         recall = "; ".join(line for line in told if "R@1" in line)
         for count in (1, 16):

@@ -66,8 +66,8 @@ def main() -> None:
             for row in parts[name]():
                 rows.append(row)
                 print(f"{row.part}: {row.what} | {row.beside}: {row.ratio:.2f}", flush=True)
-    told = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-    options.out.write_text(json.dumps(told, indent=1) + "\n")
+                told = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+                options.out.write_text(json.dumps(told, indent=1) + "\n")
     Console(width=170).print(table(rows))
 
 

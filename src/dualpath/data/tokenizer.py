@@ -14,7 +14,7 @@ Number 0 is padding in all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import Split
 
 PADDING = "[PAD]"
+_ENCODED = 10_000  # sentences encoded at a time: what the library gives for each is large
 UNKNOWN = "[UNK]"
 WordVocabulary = Literal["paper", "modern"]
 Vocabulary = Literal["paper", "modern", "subword"]
@@ -92,7 +93,7 @@ class Tokenizer:
 
     def split(self, sentence: str) -> list[str]:
         """Return the words of a sentence as the vocabulary sees them, known or not."""
-        return _split(self._tokenizer, [sentence])[0]
+        return next(_split(self._tokenizer, [sentence]))
 
     def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.int64]:
         """Encode to word numbers, (sentences, max_words) int64, left-aligned, padded with 0.
@@ -102,19 +103,22 @@ class Tokenizer:
         [[1, 2, 1, 3], [0, 0, 0, 0]]
         """
         numbers = np.zeros((len(sentences), self.max_words), dtype=np.int64)
+        for start in range(0, len(sentences), _ENCODED):
+            chunk = slice(start, start + _ENCODED)
+            self._encode(list(sentences[chunk]), numbers[chunk])
+        return numbers
+
+    def _encode(self, sentences: list[str], numbers: npt.NDArray[np.int64]) -> None:
         if self.vocabulary == "subword":
-            for row, encoding in zip(
-                numbers, self._tokenizer.encode_batch(list(sentences)), strict=True
-            ):
+            for row, encoding in zip(numbers, self._tokenizer.encode_batch(sentences), strict=True):
                 row[: len(encoding.ids)] = np.asarray(encoding.ids) + 1
-            return numbers
+            return
         unknown = self._tokenizer.token_to_id(UNKNOWN) if self.vocabulary == "paper" else 0
-        encodings = self._tokenizer.encode_batch(list(sentences), add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch(sentences, add_special_tokens=False)
         for row, encoding in zip(numbers, encodings, strict=True):
             kept = [number for number in encoding.ids if number not in (0, unknown)]
             kept = kept[: self.max_words]
             row[: len(kept)] = kept
-        return numbers
 
 
 def trim_padding(token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -131,7 +135,7 @@ def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter
     tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     _set_pipeline(tokenizer, vocabulary)
     counts: Counter[str] = Counter()
-    for words in _split(tokenizer, list(sentences)):
+    for words in _split(tokenizer, sentences):
         counts.update(words)
     return counts
 
@@ -157,9 +161,7 @@ def _set_pipeline(tokenizer: HuggingFaceTokenizer, vocabulary: WordVocabulary) -
     tokenizer.pre_tokenizer = Split(Regex(_MODERN_WORDS), "removed", invert=True)
 
 
-def _split(tokenizer: HuggingFaceTokenizer, sentences: list[str]) -> list[list[str]]:
-    split = []
+def _split(tokenizer: HuggingFaceTokenizer, sentences: Iterable[str]) -> Iterator[list[str]]:
     for sentence in sentences:
         text = tokenizer.normalizer.normalize_str(sentence) if tokenizer.normalizer else sentence
-        split.append([word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)])
-    return split
+        yield [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
