@@ -176,9 +176,10 @@ class Instance(System):
         self.classifier = InstanceClassifier(DIM, torch.arange(classes))
 
     def loss(self, images: Tensor, texts: Tensor, owners: Tensor, ids: Tensor) -> Tensor:
-        image_loss, text_loss = self.classifier(
-            images, texts, ids, ids[owners], scale=16.0, dropout=0.5
-        )
+        with torch.autocast("cpu", torch.bfloat16):
+            image_loss, text_loss = self.classifier(
+                images, texts, ids, ids[owners], scale=16.0, dropout=0.5
+            )
         contrastive = contrastive_loss(images, texts, owners, ids, temperature=0.05)
         return 0.3 * (image_loss + text_loss) + contrastive
 

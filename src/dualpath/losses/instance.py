@@ -46,9 +46,7 @@ def instance_loss(
         >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
         0.3133
     """
-    if scale is not None:
-        features, weight = F.normalize(features), F.normalize(weight)
-    logits = F.linear(features, weight) * (1.0 if scale is None else scale)
+    logits = _logits(features, weight, scale)
     total = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="sum")
     return total / (instance_ids >= 0).sum().clamp(min=1)
 
@@ -179,9 +177,7 @@ class InstanceClassifier(nn.Module):
         if rows is not None:
             weight = F.embedding(rows, weight, sparse=True)
             local = torch.searchsorted(rows, local)
-        if scale is not None:
-            features, weight = F.normalize(features), F.normalize(weight)
-        logits = F.linear(features, weight) * (1.0 if scale is None else scale)
+        logits = _logits(features, weight, scale)
         return _softmax_loss(logits, local.where(here, -1), (classes >= 0).sum())
 
     def share_gradients(self) -> None:
@@ -202,6 +198,16 @@ class InstanceClassifier(nn.Module):
     def own_rows(self, everything: Tensor) -> Tensor:
         """Return what of (classes, ...) is this process's."""
         return everything[self._own].clone()
+
+
+def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
+    """Return plain logits or scaled cosines, (batch, classes), in single precision at least."""
+    if scale is not None:
+        features, weight = F.normalize(features), F.normalize(weight)
+    logits = F.linear(features, weight)
+    if logits.dtype in (torch.bfloat16, torch.float16):  # the product alone is taken in less
+        logits = logits.float()
+    return logits * (1.0 if scale is None else scale)
 
 
 def _softmax_loss(logits: Tensor, columns: Tensor, count: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a stage of a recipe means: frozen parts, parameter groups, learning rates, losses."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -189,7 +189,7 @@ def augment_words(encoder: TextEncoder, token_ids: Tensor, recipe: TextEncoderRe
 
 def stage_losses(
     stage: StageRecipe,
-    classifier: InstanceClassifier,
+    classifier: Callable[..., tuple[Tensor, Tensor]],
     image_features: Tensor,
     text_features: Tensor,
     owners: Tensor,
@@ -199,6 +199,7 @@ def stage_losses(
     """Return the weighted losses of a stage by name; their sum is what is minimised.
 
     Args:
+        classifier: an ``InstanceClassifier``, or what calls one.
         image_features: (n, dim). text_features: (m, dim).
         owners: (m,) int64, the picture of each caption. instance_ids: (n,) int64.
         mined: a hard caption for each picture, where the stage mines them; they count in the

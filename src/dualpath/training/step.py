@@ -62,10 +62,15 @@ def step_losses(
         torch.manual_seed(seed)
     if recipe.relu:
         image_features, text_features = F.relu(image_features), F.relu(text_features)
+
+    def classify(*arguments: Any, **options: Any) -> Any:
+        with accelerator.autocast():  # the largest product of a step, after those of the network
+            return classifier(*arguments, **options)
+
     captions = len(batch.owners)
     losses = stage_losses(
         stage,
-        classifier,
+        classify,
         image_features,
         text_features[:captions],
         batch.owners,
