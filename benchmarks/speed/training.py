@@ -21,13 +21,14 @@ from dualpath.data.pairs import (
 )
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import DualPathNetwork, build_network
-from dualpath.recipe import Recipe, StageRecipe
+from dualpath.recipe import RankingLossRecipe, Recipe, StageRecipe
 from dualpath.training.stages import augment_words, build_optimizers, freeze
 from dualpath.training.step import step_losses
 
 
 def training_rows(material: Material) -> Iterator[Row]:
-    yield _second_stage(material)
+    yield _second_stage(material, "hardest", asked=1 / 1.15)
+    yield _second_stage(material, "mined")
     yield from _first_stage(material)
 
 
@@ -97,9 +98,12 @@ def _bare(network: DualPathNetwork, pictures: Tensor, token_ids: Tensor) -> Call
     return run
 
 
-def _second_stage(material: Material) -> Row:
+def _second_stage(material: Material, negatives: str, asked: float | None = None) -> Row:
     recipe = material.recipe("flickr30k", test_size=None)
-    stage = recipe.stages[-1].model_copy(update={"batch_size": 32, "backbone": "trained"})
+    ranking = RankingLossRecipe(negatives=negatives)  # type: ignore[arg-type]
+    stage = recipe.stages[-1].model_copy(
+        update={"batch_size": 32, "backbone": "trained", "ranking": ranking}
+    )
     items = [
         replace(item, path=path) for item, path in zip(material.items, material.files, strict=False)
     ]
@@ -109,12 +113,13 @@ def _second_stage(material: Material) -> Row:
     placed = augment_words(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)
     return paired(
         "training",
-        "Stage II step, ResNet-50 and the paper's text CNN, 32 JPEG files of 500 x 375",
+        "Stage II step, ResNet-50 and the paper's text CNN, 32 JPEG files of 500 x 375, "
+        f"{negatives} negatives",
         steps.step,
         "forward and backward of the same network on a tensor",
         _bare(steps.network, batch.pictures, placed),
-        rounds=5,
-        asked=1 / 1.15,
+        rounds=3,
+        asked=asked,
     )
 
 
