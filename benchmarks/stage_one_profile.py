@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from dualpath.data.manifest import Item
+from dualpath.data.cache import default_cache_folder
+from dualpath.data.items import Item, Items
 from dualpath.data.pairs import EpochPlan, FeaturePictures, PairDataset, tabulate_captions
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.losses.instance import InstanceClassifier
@@ -28,7 +29,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "flickr8k.yaml"
 PICTURES, CAPTIONS, WORDS = 6000, 5, 4444
 
 
-def synthetic_items(generator: np.random.Generator) -> list[Item]:
+def synthetic_items(generator: np.random.Generator) -> Items:
     items = []
     for number in range(PICTURES):
         captions = tuple(
@@ -37,7 +38,7 @@ def synthetic_items(generator: np.random.Generator) -> list[Item]:
         )
         name = f"{number}.jpg"
         items.append(Item(name, Path(name), captions, name, "train", number))
-    return items
+    return Items.of(items)
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     recipe = read_recipe(RECIPE)
     stage = recipe.stages[0]
     tokenizer = Tokenizer([f"w{i}" for i in range(WORDS)], "modern", recipe.text_encoder.max_words)
-    table = tabulate_captions(synthetic_items(generator), tokenizer)
+    table = tabulate_captions(synthetic_items(generator), tokenizer, default_cache_folder())
     network = build_network(recipe, tokenizer.rows)
     network.image_encoder.set_backbone("frozen")
     classifier = InstanceClassifier(recipe.dim, torch.arange(table.instances))

@@ -51,6 +51,11 @@ def run_cli(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_traces_in_the_home(tmp_path_factory) -> None:
+    os.environ["DUALPATH_CACHE"] = str(tmp_path_factory.mktemp("default-cache"))
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from dualpath.allocator import keep_freed_memory
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.manifest import Item, read_manifest
+from dualpath.data.items import Items
+from dualpath.data.manifest import read_manifest
 from dualpath.data.pairs import CaptionTable, FeaturePictures, tabulate_captions
 from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.views import fixed_views
@@ -70,7 +71,7 @@ class Job:
 class Data:
     """Captioned pictures with the kept features of both views."""
 
-    items: list[Item]
+    items: Items
     table: CaptionTable
     pictures: FeaturePictures
 
@@ -254,7 +255,7 @@ def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) ->
     captions = np.concatenate([data.table.captions_of(i) for i in picked])
     parts = np.array_split(captions, math.ceil(len(captions) / 500))
     texts = torch.cat([F.normalize(system.texts(_tokens(data, part))) for part in parts])
-    items = [data.items[i] for i in picked]
+    items = data.items.in_order(picked)
     return evaluate_all(images.numpy(), texts.numpy(), *instance_numbers(items))
 
 
@@ -269,28 +270,27 @@ def _cells(features: Tensor, row: Row) -> Tensor:
 
 @cache
 def _data(where: _Where, split: str, grid: int) -> Data:
-    manifest = read_manifest(where.data, SplitRecipe(), 0)
+    manifest = read_manifest(where.data, SplitRecipe(), 0, where.cache)
     gathered = gather_data(manifest, where.cache, skip_broken=False, say=print)
     items = gathered.train if split == "train" else gathered.val
     network = build_network(where.recipe(grid), 2, load_backbone=True)
     kept = cached_features(
         network.image_encoder,
-        items,
-        gathered.hashes,
+        items.paths,
+        gathered.train_hashes if split == "train" else gathered.val_hashes,
         fixed_views(flip=True, crops=0),
         224,
         where.cache,
         workers=2,
     )
-    return Data(items, tabulate_captions(items, _words(where)[0]), kept)
+    return Data(items, tabulate_captions(items, _words(where)[0], where.cache), kept)
 
 
 @cache
 def _words(where: _Where) -> tuple[Tokenizer, Tensor]:
     """Return the words of the training captions and their vectors, NaN where there is none."""
-    gathered = gather_data(
-        read_manifest(where.data, SplitRecipe(), 0), where.cache, skip_broken=False, say=print
-    )
+    manifest = read_manifest(where.data, SplitRecipe(), 0, where.cache)
+    gathered = gather_data(manifest, where.cache, skip_broken=False, say=print)
     words = build_words(where.recipe(1), gathered.train, print)
     assert words.vectors is not None
     return words.tokenizer, words.vectors

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dualpath.data.manifest import Item, read_manifest
+from dualpath.data.items import Items
+from dualpath.data.manifest import read_manifest
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.embedding import DualPath
 from dualpath.models.dual_path import build_network, complete_recipe
@@ -28,13 +29,14 @@ class Material:
     pictures: int = 256
 
     @cached_property
-    def items(self) -> list[Item]:
+    def items(self) -> Items:
         """Captioned training pictures of the folder."""
-        return [item for item in read_manifest(self.data).split("train").items if item.captions]
+        items = read_manifest(self.data).split("train").items
+        return items.where(items.caption_counts > 0)
 
     @cached_property
     def captions(self) -> list[str]:
-        return [caption for item in self.items for caption in item.captions]
+        return list(self.items.captions)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -1,7 +1,6 @@
 """Training steps, from files or kept features, beside bare forward and backward passes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from timing import Row, paired
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dualpath.data.cache import default_cache_folder
 from dualpath.data.pairs import (
     Batch,
     EpochPlan,
@@ -41,7 +41,7 @@ class _Steps:
         torch.manual_seed(0)
         count = len(material.files) if isinstance(pictures, PixelPictures) else len(material.items)
         items = material.items[:count]
-        self.table = tabulate_captions(items, material.tokenizer)
+        self.table = tabulate_captions(items, material.tokenizer, default_cache_folder())
         self.network = build_network(recipe, material.tokenizer.rows)
         self.classifier = InstanceClassifier(recipe.dim, torch.arange(self.table.instances))
         freeze(self.network, stage)
@@ -104,10 +104,7 @@ def _second_stage(material: Material, negatives: str, asked: float | None = None
     stage = recipe.stages[-1].model_copy(
         update={"batch_size": 32, "backbone": "trained", "ranking": ranking}
     )
-    items = [
-        replace(item, path=path) for item, path in zip(material.items, material.files, strict=False)
-    ]
-    pictures = PixelPictures(items, 224, stage.flip, stage.crops)
+    pictures = PixelPictures(material.files, 224, stage.flip, stage.crops)
     steps = _Steps(recipe, stage, material, pictures, workers=1)
     batch = next(steps._forever())
     placed = augment_words(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)

@@ -148,16 +148,16 @@ def embed(
                 )
                 vectors = model.embed_texts(columns["text"], advance=advance)
             else:
-                items = {item.path: item for item in read_pictures(source).items}
+                items = read_pictures(source).items
                 sound, vectors, broken = model.embed_folder(
-                    list(items),
+                    items.paths,
                     cache or default_cache_folder(),
                     workers=model.recipe.workers,
                     advance=advance,
                 )
                 if broken and not skip_broken:
                     raise ManifestError(broken_pictures_message(broken))
-                columns = {"file_name": [items[path].file_name for path in sound]}
+                columns = {"file_name": list(items.where(sound).column("file_name"))}
         _write_vectors(out, columns, vectors)
         out_console.print(f"{len(vectors):,} vectors of {model.dim} numbers: {out}", markup=False)
 

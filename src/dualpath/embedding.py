@@ -23,7 +23,7 @@ from dualpath.data.views import WHOLE, RenderedPictures, View, render_views, sid
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
 from dualpath.runtimes import Engine, Exported, fastest, open_engine
-from dualpath.vectors import Advance, Vectors, unwatched
+from dualpath.vectors import Advance, Mask, Vectors, unwatched
 
 _STORE_EVERY = 512
 _KEPT = 2048  # kept features in a pass through the head
@@ -222,30 +222,29 @@ class DualPath:
         *,
         workers: int = 2,
         advance: Advance = unwatched,
-    ) -> tuple[list[Path], Vectors, dict[Path, str]]:
+    ) -> tuple[Mask, Vectors, dict[Path, str]]:
         """Embed picture files, keeping the vectors under ``cache_folder`` between calls.
 
         A vector is kept under the model's fingerprint and the picture's content, so a changed
         picture or model is computed anew and an interrupted call continues.
 
         Returns:
-            the sound files, their unit vectors, (files, dim) float32, and the broken files with
-            what is wrong.
+            which files are sound, (paths,); their unit vectors, (sound files, dim) float32; and the
+            broken files with what is wrong.
         """
         survey = survey_pictures(paths, cache_folder)
         exact = self.exported is None or self.exported.precision == "fp32"
         name = self.fingerprint + ("" if exact else "-int8")
         store = VectorStore(cache_folder / "embeddings" / name, self.dim)
-        sound = [path for path in paths if path in survey.hashes]
-        hashes = [survey.hashes[path] for path in sound]
-        missing = {h: path for h, path in zip(hashes, sound, strict=True) if h not in store}
+        sound = np.flatnonzero(survey.sound)
+        hashes = survey.hashes[sound]
+        missing = store.first_missing(hashes)
         advance(len(sound) - len(missing))
-        names, files = list(missing), list(missing.values())
-        for start in range(0, len(files), _STORE_EVERY):
-            end = start + _STORE_EVERY
-            vectors = self.embed_images(files[start:end], workers=workers, advance=advance)
-            store.add(names[start:end], vectors)
-        return sound, np.asarray(store.vectors()[store.rows(hashes)]), survey.broken
+        for start in range(0, len(missing), _STORE_EVERY):
+            chunk = missing[start : start + _STORE_EVERY]
+            files = [paths[i] for i in sound[chunk]]
+            store.add(hashes[chunk], self.embed_images(files, workers=workers, advance=advance))
+        return survey.sound, np.asarray(store.vectors()[store.rows(hashes)]), survey.broken
 
     def _embed_batches(
         self,

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dualpath.bundle import find_bundle
-from dualpath.data.manifest import Item, read_manifest
+from dualpath.data.items import Items
+from dualpath.data.manifest import read_manifest
 from dualpath.data.pictures import PictureError, read_picture
 from dualpath.embedding import DualPath, load
 from dualpath.evaluation.evaluate import evaluate
@@ -107,12 +108,12 @@ def export(
     return exported
 
 
-def _rendered(model: DualPath, items: Sequence[Item]) -> list[Tensor]:
+def _rendered(model: DualPath, items: Items) -> list[Tensor]:
     """Render evenly spread pictures as the network sees them, each (views, 3, h, w) uint8."""
     spread = np.unique(np.linspace(0, len(items) - 1, min(len(items), _CALIBRATION), dtype=int))
     rendered = []
     for number in spread:
-        path = items[number].path
+        path = items[int(number)].path
         try:
             rendered.append(model.render(model.decode(read_picture(path), str(path))))
         except PictureError:

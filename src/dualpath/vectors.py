@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 Advance = Callable[[int], None]
 
 

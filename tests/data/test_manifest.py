@@ -79,7 +79,7 @@ def test_many_bad_rows_are_counted_and_ten_are_shown(tmp_path):
 def test_empty_captions_are_dropped_and_counted(tmp_path):
     manifest = read_manifest(write_lines(tmp_path, {**ROW, "captions": ["", "  ", "a dog"]}))
     assert manifest.items[0].captions == ("a dog",)
-    assert manifest.empty_captions == 2
+    assert manifest.items.empty_captions == 2
 
 
 def test_one_instance_in_two_splits_is_an_error_naming_both_lines(tmp_path):

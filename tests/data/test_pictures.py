@@ -60,21 +60,22 @@ def test_a_survey_finds_the_broken_and_remembers_the_sound(tmp_path):
     paths.append(tmp_path / "broken.jpg")
     counted = []
     first = survey_pictures(paths, tmp_path / "cache", counted.append)
-    assert set(first.hashes) == set(paths[:3])
+    assert first.sound.tolist() == [True, True, True, False]
+    assert len(set(first.hashes[:3])) == 3
     assert list(first.broken) == [tmp_path / "broken.jpg"]
     assert sum(counted) == 4
     # A remembered picture is not read again: nobody could, it is gone but for size and time.
     state = paths[0].stat()
     paths[0].write_bytes(b"\0" * state.st_size)
     os.utime(paths[0], ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert survey_pictures(paths, tmp_path / "cache").hashes == first.hashes
+    assert (survey_pictures(paths, tmp_path / "cache").hashes == first.hashes).all()
 
 
 def test_a_changed_picture_gets_another_hash(tmp_path):
     path = picture(tmp_path / "a.png")
-    before = survey_pictures([path], tmp_path / "cache").hashes[path]
+    before = survey_pictures([path], tmp_path / "cache").hashes[0]
     picture(path, (0, 200, 0), size=(41, 30))
-    assert survey_pictures([path], tmp_path / "cache").hashes[path] != before
+    assert survey_pictures([path], tmp_path / "cache").hashes[0] != before
 
 
 def test_the_whole_view_is_squashed_and_a_flipped_one_mirrored():
@@ -118,7 +119,10 @@ def test_vectors_are_kept_under_their_hash(tmp_path):
     again = VectorStore(tmp_path, 5)
     assert len(again) == 3
     assert np.array_equal(again.vectors()[again.rows(hashes(3, 1, 2))], vectors[[2, 0, 1]])
-    assert hashes(4)[0] not in again
+    assert again.find(hashes(4, 3)).tolist() == [-1, 2]
+    assert again.first_missing(hashes(5, 1, 4, 5)).tolist() == [0, 2]
+    with pytest.raises(KeyError):
+        again.rows(hashes(1, 4))
 
 
 @pytest.mark.parametrize("lost", ["half a vector", "the hash", "half the hash"])

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from dualpath.data.manifest import read_manifest
+from dualpath.data.pictures import open_picture
 from dualpath.sources.prepare import prepare
 from dualpath.sources.rows import SourceError
 
@@ -62,16 +63,11 @@ def test_a_text_file_a_picture(raw, tmp_path):
     assert set(items) == {"a", "b"}  # c has no text
 
 
-def test_webdataset_shards_are_unpacked_once(raw, tmp_path):
+def test_webdataset_shards_stay_packed(raw, tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     for number, names in enumerate((("a", "b"), ("c",))):
-        with tarfile.open(shards / f"set-{number:04d}.tar", "w") as tar:
-            for name in names:
-                tar.add(raw / "photos" / f"{name}.png", f"{name}.png")
-                told = tmp_path / f"{name}.json"
-                told.write_text(json.dumps({"caption": f"picture {name}", "year": number}))
-                tar.add(told, f"{name}.json")
+        write_shard(shards / f"set-{number:04d}.tar", raw, names, tmp_path, year=number)
     items = read(shards, tmp_path)
     assert {name: item.captions for name, item in items.items()} == {
         "a": ("picture a",),
@@ -79,8 +75,17 @@ def test_webdataset_shards_are_unpacked_once(raw, tmp_path):
         "c": ("picture c",),
     }
     assert items["c"].metadata == {"year": 1}
-    before = items["a"].path.stat().st_mtime_ns
-    assert read(shards, tmp_path)["a"].path.stat().st_mtime_ns == before
+    assert open_picture(items["c"].path).size == open_picture(raw / "photos" / "c.png").size
+    assert not list(tmp_path.rglob("unpacked"))
+
+
+def write_shard(path, raw, names, scratch, **told):
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.add(raw / "photos" / f"{name}.png", f"{name}.png")
+            told_file = scratch / f"{name}.json"
+            told_file.write_text(json.dumps({"caption": f"picture {name}", **told}))
+            tar.add(told_file, f"{name}.json")
 
 
 @pytest.mark.parametrize(

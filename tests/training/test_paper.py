@@ -34,7 +34,7 @@ VARIANTS = sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(tu
 @pytest.fixture(scope="session")
 def word_vectors(tmp_path_factory, shapes):
     """A file in GloVe's format with the words of the shapes."""
-    words = count_words(read_manifest(shapes).captions, "paper")
+    words = count_words(read_manifest(shapes).items.captions, "paper")
     path = tmp_path_factory.mktemp("words") / "words.txt"
     rows = np.random.default_rng(0).normal(size=(len(words), 12))
     lines = [f"{w} {' '.join(f'{v:.4f}' for v in row)}" for w, row in zip(words, rows, strict=True)]
@@ -192,12 +192,12 @@ def test_a_training_on_clusters_resumes_with_the_same_classes(shapes, cache, tmp
     assert again.metrics["history"]
 
 
-def test_mined_captions_are_the_hardest_of_other_instances(shapes):
+def test_mined_captions_are_the_hardest_of_other_instances(shapes, tmp_path):
     items = read_manifest(shapes).split("train").items
-    words = list(count_words([c for i in items for c in i.captions], "modern"))
+    words = list(count_words(items.captions, "modern"))
     recipe = small_recipe()
     tokenizer = Tokenizer(words, "modern", recipe.text_encoder.max_words)
-    table = tabulate_captions(items, tokenizer)
+    table = tabulate_captions(items, tokenizer, tmp_path)
     torch.manual_seed(0)
     network = build_network(recipe, tokenizer.rows).train()
     plan = next(iter(EpochPlan(table, batch_size=8, captions_per_picture=1, seed=(0, 0, 0))))
@@ -205,7 +205,7 @@ def test_mined_captions_are_the_hardest_of_other_instances(shapes):
 
     pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     ids = torch.from_numpy(table.instance_ids[plan.pictures])
-    tokens = torch.from_numpy(table.token_ids[plan.captions])
+    tokens = torch.from_numpy(table.tokens_of(plan.captions))
     batch = Batch(pixels, tokens, torch.from_numpy(plan.owners), ids)
     everything = len(table.token_ids)
     placed, mined_ids = mine_captions(network, batch, table, recipe.text_encoder, everything)
@@ -215,7 +215,9 @@ def test_mined_captions_are_the_hardest_of_other_instances(shapes):
     with torch.no_grad():
         images, mined = network(pixels, placed)
         every = network.text_encoder(
-            network.text_encoder.place_at_random(torch.from_numpy(table.token_ids))
+            network.text_encoder.place_at_random(
+                torch.from_numpy(table.tokens_of(np.arange(everything)))
+            )
         )
     scores = torch.cosine_similarity(images, mined)
     others = torch.cosine_similarity(images[:, None], every[None], dim=2)
@@ -232,14 +234,15 @@ def test_mined_ranking_loss_by_hand():
     assert loss.item() == pytest.approx((0.5 - 1 + 0.5**0.5) / 2)
 
 
-def test_captions_of_an_instance_meet_each_of_its_pictures():
-    from dualpath.data.manifest import Item
+def test_captions_of_an_instance_meet_each_of_its_pictures(tmp_path):
+    from dualpath.data.items import Item, Items
 
     items = [
         Item(f"{n}.png", Path(f"{n}.png"), (f"word{n}",), instance, "train", n)
         for n, instance in enumerate(["a", "b", "a"])
     ]
-    table = tabulate_captions(items, Tokenizer(["word0", "word1", "word2"], "modern", 4))
+    tokenizer = Tokenizer(["word0", "word1", "word2"], "modern", 4)
+    table = tabulate_captions(Items.of(items), tokenizer, tmp_path)
     met = set()
     for epoch in range(30):
         plan = EpochPlan(
@@ -256,8 +259,8 @@ def test_kept_features_of_another_grid_are_not_mixed_up(shapes, cache):
         torch.manual_seed(0)
         encoder = build_network(small_recipe(image_encoder=image), 5).image_encoder.eval()
         items = read_manifest(shapes).split("val").items
-        hashes = {item.path: item.file_name for item in items}
-        kept = cached_features(encoder, items, hashes, [WHOLE], 64, cache)
+        hashes = np.array([f"{number:032x}" for number in range(len(items))], "S32")
+        kept = cached_features(encoder, items.paths, hashes, [WHOLE], 64, cache)
         pixels = render(open_picture(items[0].path), WHOLE, 64)[None]
         with torch.no_grad():
             live = encoder.backbone_features(pixels)[0].numpy()

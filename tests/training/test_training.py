@@ -191,9 +191,9 @@ def test_the_paper_style_trains(tmp_path, shapes, cache, relu):
     assert model.recipe.text_encoder.embedding_dim == 8
 
 
-def test_an_epoch_has_every_picture_once_and_starts_anywhere(shapes):
-    items = list(read_manifest(shapes).split("train").items)[:33]
-    table = tabulate_captions(items, Tokenizer(["red"], "modern", 4))
+def test_an_epoch_has_every_picture_once_and_starts_anywhere(shapes, tmp_path):
+    items = read_manifest(shapes).split("train").items[:33]
+    table = tabulate_captions(items, Tokenizer(["red"], "modern", 4), tmp_path)
     options = {"batch_size": 8, "captions_per_picture": 2, "seed": (0, 1, 2)}
     plans = list(EpochPlan(table, **options))
     assert [len(plan.pictures) for plan in plans] == [8, 8, 8, 9]  # no batch of one picture
@@ -267,7 +267,7 @@ def test_words_without_a_vector_get_random_numbers_of_the_same_spread(tmp_path, 
         text_encoder={**SMALL["text_encoder"], "word_vectors": str(tmp_path / "glove.txt")}
     )
     said = []
-    words = build_words(recipe, list(read_manifest(shapes).items), said.append)
+    words = build_words(recipe, read_manifest(shapes).items, said.append)
     assert any("2 of" in line and "word vectors" in line for line in said)
     network = build_network(
         small_recipe(text_encoder={**SMALL["text_encoder"], "embedding_dim": 4}),

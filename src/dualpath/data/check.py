@@ -5,9 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.manifest import Item, read_manifest
+from dualpath.data.items import Item, Items
+from dualpath.data.manifest import read_manifest
 from dualpath.data.pictures import survey_pictures
+from dualpath.data.vector_store import Hashes
 
 _SHOWN = 10
 
@@ -29,34 +33,33 @@ def check_folder(
     Raises:
         ManifestError: the manifest itself is bad; the message lists the rows.
     """
-    manifest = read_manifest(folder)
+    cache = cache or default_cache_folder()
+    manifest = read_manifest(folder, cache=cache)
     items = manifest.items
-    survey = survey_pictures(
-        [item.path for item in items], cache or default_cache_folder(), advance
-    )
+    survey = survey_pictures(items.paths, cache, advance)
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     counts = [
         f"{len(items):,} pictures ({splits})",
-        f"{len(manifest.captions):,} captions",
-        f"{len({item.instance for item in items}):,} instances",
+        f"{items.caption_counts.sum():,} captions",
+        f"{items.instance_numbers.max() + 1:,} instances",
     ]
     warnings = []
-    if manifest.empty_captions:
-        warnings.append(f"{manifest.empty_captions:,} empty captions are ignored")
-    bare = [item.file_name for item in items if not item.captions]
+    if items.empty_captions:
+        warnings.append(f"{items.empty_captions:,} empty captions are ignored")
+    bare = list(items.where(items.caption_counts == 0).column("file_name"))
     if bare:
         warnings.append(f"{len(bare):,} pictures have no caption: {_listed(bare)}")
     warnings += _duplicates(items, survey.hashes)
     return Report(counts, warnings, list(survey.broken.values()))
 
 
-def _duplicates(items: tuple[Item, ...], hashes: dict[Path, str]) -> list[str]:
+def _duplicates(items: Items, hashes: Hashes) -> list[str]:
     """Tell pictures of the same content in different splits, and how many repeat within one."""
-    same: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        if item.path in hashes:
-            same[hashes[item.path]].append(item)
-    repeated = [group for group in same.values() if len(group) > 1]
+    _, number, count = np.unique(hashes, return_inverse=True, return_counts=True)
+    same: dict[int, list[Item]] = defaultdict(list)
+    for place in np.flatnonzero((count[number] > 1) & (hashes != b"")):
+        same[int(number[place])].append(items[int(place)])
+    repeated = list(same.values())
     across = [group for group in repeated if len({item.split for item in group}) > 1]
     lines = [
         "the same picture in two splits: "

@@ -4,9 +4,13 @@ Everything that is drawn at random is drawn from (seed, stage, epoch, place in t
 from the history of a generator, so training can go on from any step of any epoch.
 """
 
+import hashlib
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +18,15 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from dualpath.data.manifest import Item
+from dualpath.data.items import Items
+from dualpath.data.mapped import open_mapped
 from dualpath.data.pictures import open_picture
 from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.views import View, fixed_views, render, side_to_decode
 from dualpath.processes import share
+
+_ENCODED = 10_000  # captions at a time
+_STORED = np.dtype("<i4")
 
 
 class BatchPlan(NamedTuple):
@@ -57,11 +65,12 @@ class Batch(NamedTuple):
 class CaptionTable:
     """The captions of a list of items, encoded once.
 
-    token_ids: (captions, max_words) int64. first: (items + 1,) int64; the captions of item i are
-    rows first[i] to first[i + 1]. instance_ids: (items,) int64, numbered by first appearance.
+    token_ids: (captions, max_words) int32, mapped from a file. first: (items + 1,) int64; the
+    captions of item i are rows first[i] to first[i + 1]. instance_ids: (items,) int64, numbered by
+    first appearance.
     """
 
-    token_ids: npt.NDArray[np.int64]
+    token_ids: npt.NDArray[np.int32]
     first: npt.NDArray[np.int64]
     instance_ids: npt.NDArray[np.int64]
 
@@ -69,6 +78,10 @@ class CaptionTable:
     def instances(self) -> int:
         """Number of instances, the classes of the instance loss."""
         return int(self.instance_ids.max()) + 1
+
+    def tokens_of(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the words of captions, (len(captions), words) int64, cut to the longest."""
+        return trim_padding(np.asarray(self.token_ids[captions], np.int64))
 
     def captions_of(self, item: int) -> npt.NDArray[np.int64]:
         """Return the rows of an item's captions."""
@@ -93,15 +106,26 @@ class CaptionTable:
         return np.repeat(np.arange(len(self.instance_ids)), np.diff(self.first))
 
 
-def tabulate_captions(items: Sequence[Item], tokenizer: Tokenizer) -> CaptionTable:
-    """Encode the captions of items, and number their instances."""
-    numbers: dict[str, int] = {}
-    instance_ids = [numbers.setdefault(item.instance, len(numbers)) for item in items]
-    return CaptionTable(
-        token_ids=tokenizer.encode([caption for item in items for caption in item.captions]),
-        first=np.cumsum([0] + [len(item.captions) for item in items]),
-        instance_ids=np.array(instance_ids, dtype=np.int64),
-    )
+def tabulate_captions(items: Items, tokenizer: Tokenizer, cache: Path) -> CaptionTable:
+    """Encode the captions of items into a file of the cache folder, and number their instances."""
+    first = np.concatenate([[0], np.cumsum(items.caption_counts)])
+    shape = int(first[-1]), tokenizer.max_words
+    folder = cache / "captions"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.blake2b(digest_size=16)
+    partial = folder / f"{os.getpid()}.partial"
+    captions = items.captions
+    try:
+        with partial.open("wb") as file:
+            while chunk := list(itertools.islice(captions, _ENCODED)):
+                rows = tokenizer.encode(chunk).astype(_STORED).tobytes()
+                digest.update(rows)
+                file.write(rows)
+        path = folder / f"{digest.hexdigest()}-{shape[1]}.i32"
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return CaptionTable(open_mapped(path, _STORED, shape), first, items.instance_numbers)
 
 
 class EpochPlan:
@@ -165,7 +189,7 @@ class EpochPlan:
 class PixelPictures:
     """Pictures decoded when they are asked for, each time in a freshly drawn view."""
 
-    items: Sequence[Item]
+    paths: Sequence[Path]
     size: int
     flip: bool
     crops: int | str
@@ -176,7 +200,7 @@ class PixelPictures:
         views = [self._view(generator) for _ in pictures]
         pixels = torch.empty(own.stop - own.start, 3, self.size, self.size, dtype=torch.uint8)
         for place, (picture, view) in enumerate(zip(pictures[own], views[own], strict=True)):
-            decoded = open_picture(self.items[picture].path, side=side_to_decode(self.size))
+            decoded = open_picture(self.paths[picture], side=side_to_decode(self.size))
             pixels[place] = render(decoded, view, self.size)
         return pixels
 
@@ -240,4 +264,4 @@ class PairDataset(Dataset[Batch]):
     def _read(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         if self._sentences is not None:
             return self._sentences[captions]
-        return trim_padding(self._table.token_ids[captions])
+        return self._table.tokens_of(captions)

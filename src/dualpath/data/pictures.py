@@ -2,15 +2,20 @@
 
 import hashlib
 import io
+import itertools
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from dualpath.data.tars import member_state, read_member
 
 _COMMIT_EVERY = 500
 _LIES = 5  # EXIF orientations from here on are turned by a quarter
@@ -46,7 +51,19 @@ def read_picture(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+        content = read_member(path)
+        if content is None:
+            raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+        return content
+
+
+def picture_state(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and time of change (nanoseconds), in an archive too; none: no file."""
+    try:
+        state = path.stat()
+    except OSError:
+        return member_state(path)
+    return state.st_size, state.st_mtime_ns
 
 
 def decode_picture(
@@ -99,15 +116,22 @@ def _picture_errors(name: str) -> Iterator[None]:
 class Survey:
     """What a look at every picture found.
 
-    ``hashes``: sound files to a hash of their bytes; ``broken``: the others to what is wrong.
+    ``hashes``: of the bytes of each file, in order, (files,) of 32 hexadecimal digits, empty where
+    the file is broken; ``broken``: those to what is wrong.
     """
 
-    hashes: dict[Path, str]
+    hashes: npt.NDArray[np.bytes_]
     broken: dict[Path, str]
+
+    @property
+    def sound(self) -> npt.NDArray[np.bool_]:
+        """Which files are sound, (files,)."""
+        sound: npt.NDArray[np.bool_] = self.hashes != b""
+        return sound
 
 
 def survey_pictures(
-    paths: Iterable[Path], cache_folder: Path, advance: Callable[[int], None] = lambda _: None
+    paths: Sequence[Path], cache_folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> Survey:
     """Decode every picture once and hash its bytes.
 
@@ -116,50 +140,57 @@ def survey_pictures(
     of pictures done since the last call.
     """
     cache_folder.mkdir(parents=True, exist_ok=True)
-    hashes: dict[Path, str] = {}
+    hashes = np.zeros(len(paths), "S32")
     broken: dict[Path, str] = {}
-    unknown: list[Path] = []
-    with closing(sqlite3.connect(cache_folder / "pictures.sqlite", timeout=60)) as memory:
+    every = iter(paths)
+    with (
+        closing(sqlite3.connect(cache_folder / "pictures.sqlite", timeout=60)) as memory,
+        ThreadPoolExecutor() as pool,
+    ):
         memory.execute(
             "create table if not exists sound "
             "(path text primary key, size integer, changed integer, hash text)"
         )
-        remembered = {row[0]: row[1:] for row in memory.execute("select * from sound")}
-        for path in paths:
-            size, changed, known = remembered.get(str(path.resolve()), (None, None, None))
-            if known is not None and (size, changed) == _state(path):
-                hashes[path] = known
-                advance(1)
-            else:
-                unknown.append(path)
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(unknown), _COMMIT_EVERY):
-                chunk = unknown[start : start + _COMMIT_EVERY]
-                for path, result in zip(chunk, pool.map(_look, chunk), strict=True):
-                    if isinstance(result, PictureError):
-                        broken[path] = str(result)
-                    else:
-                        hashes[path] = result
-                        memory.execute(
-                            "insert or replace into sound values (?, ?, ?, ?)",
-                            (str(path.resolve()), *_state(path), result),
-                        )
-                    advance(1)
-                memory.commit()
+        for start in range(0, len(paths), _COMMIT_EVERY):
+            chunk = list(itertools.islice(every, _COMMIT_EVERY))
+            found = _look_at(chunk, memory, pool)
+            for place, (path, result) in enumerate(zip(chunk, found, strict=True), start=start):
+                if isinstance(result, PictureError):
+                    broken[path] = str(result)
+                else:
+                    hashes[place] = result
+            advance(len(chunk))
     return Survey(hashes=hashes, broken=broken)
+
+
+def _look_at(
+    paths: list[Path], memory: sqlite3.Connection, pool: ThreadPoolExecutor
+) -> list[str | PictureError]:
+    names = [str(path.resolve()) for path in paths]
+    marks = ", ".join("?" * len(names))
+    rows = memory.execute(f"select * from sound where path in ({marks})", names)
+    remembered = {name: known for name, *known in rows}
+    states = [picture_state(path) or (-1, -1) for path in paths]
+    found: dict[int, str | PictureError] = {}
+    for place, (name, state) in enumerate(zip(names, states, strict=True)):
+        *state_then, known = remembered.get(name, (None, None))
+        if tuple(state_then) == state:
+            found[place] = known
+    unknown = [place for place in range(len(paths)) if place not in found]
+    for place, result in zip(unknown, pool.map(_look, [paths[p] for p in unknown]), strict=True):
+        found[place] = result
+        if not isinstance(result, PictureError):
+            memory.execute(
+                "insert or replace into sound values (?, ?, ?, ?)",
+                (names[place], *states[place], result),
+            )
+    memory.commit()
+    return [found[place] for place in range(len(paths))]
 
 
 def picture_hash(content: bytes) -> str:
     """Return the hash under which everything computed from a picture is remembered."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return (-1, -1)
-    return state.st_size, state.st_mtime_ns
 
 
 def _look(path: Path) -> str | PictureError:

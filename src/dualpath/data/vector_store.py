@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-_HASH_LINE = 33  # 32 hexadecimal digits and the end of the line
+from dualpath.data.mapped import open_mapped
+
+_HASH = "S32"  # hexadecimal digits
+_LINE = 33  # with the end of the line
+_ADDED = 100_000  # hashes that were added and are not sorted in yet
+Hashes = npt.NDArray[np.bytes_]
+Names = Sequence[str] | Hashes
 
 
 class VectorStore:
@@ -33,45 +39,64 @@ class VectorStore:
         self._lock = FileLock(folder / "lock")
         with self._lock:
             self._cut_off_unfinished()
-        self._rows = self._read_rows()
+        self._read_rows()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._sorted) + len(self._added)
 
-    def __contains__(self, content_hash: str) -> bool:
-        return content_hash in self._rows
+    def find(self, hashes: Names) -> npt.NDArray[np.int64]:
+        """Return the row of each hash, (len(hashes),) int64; -1 where there is none."""
+        wanted = np.asarray(hashes, _HASH)
+        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        if len(self._sorted):
+            rows = np.where(self._sorted[places] == wanted, self._order[places], -1)
+        else:
+            rows = np.full(len(wanted), -1)
+        for place in np.flatnonzero(rows < 0) if self._added else ():
+            rows[place] = self._added.get(bytes(wanted[place]), -1)
+        return rows
 
-    def add(self, hashes: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
+    def first_missing(self, hashes: Names) -> npt.NDArray[np.int64]:
+        """Return where in ``hashes`` each that has no row stands first, in order."""
+        wanted = np.asarray(hashes, _HASH)
+        missing = np.flatnonzero(self.find(wanted) < 0)
+        return missing[np.sort(np.unique(wanted[missing], return_index=True)[1])]
+
+    def add(self, hashes: Names, vectors: npt.NDArray[np.float32]) -> None:
         """Append vectors, (len(hashes), dim) float32; those already there are left as they are."""
         with self._lock:
-            if self._hashes_path.exists():
-                written = self._hashes_path.stat().st_size // _HASH_LINE
-                self._rows = self._rows if written == len(self._rows) else self._read_rows()
-            new = {h: i for i, h in enumerate(hashes) if h not in self._rows}
+            written = self._hashes_path.stat().st_size // _LINE if self._hashes_path.exists() else 0
+            if written != len(self) or len(self._added) > _ADDED:
+                self._read_rows()
+            names = np.asarray(hashes, _HASH)
+            new = self.first_missing(names)
             with self._vectors_path.open("ab") as file:
-                file.write(np.ascontiguousarray(vectors[list(new.values())], "<f4").tobytes())
+                file.write(np.ascontiguousarray(vectors[new], "<f4").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            with self._hashes_path.open("a", encoding="ascii") as file:
-                file.write("".join(f"{content_hash}\n" for content_hash in new))
-            for content_hash in new:
-                self._rows[content_hash] = len(self._rows)
+            with self._hashes_path.open("ab") as file:
+                file.write(b"".join(bytes(name) + b"\n" for name in names[new]))
+            for name in names[new]:
+                self._added[bytes(name)] = len(self)
 
-    def rows(self, hashes: Sequence[str]) -> npt.NDArray[np.int64]:
+    def rows(self, hashes: Names) -> npt.NDArray[np.int64]:
         """Return the row of each hash, (len(hashes),) int64; ``KeyError`` if one is missing."""
-        return np.array([self._rows[content_hash] for content_hash in hashes], dtype=np.int64)
+        rows = self.find(hashes)
+        if (rows < 0).any():
+            raise KeyError(hashes[int(np.argmin(rows))])
+        return rows
 
     def vectors(self) -> npt.NDArray[np.float32]:
         """Return all rows, (rows, dim) float32, as a read-only memory map."""
-        if not self._rows:
-            return np.empty((0, self.dim), np.float32)
-        return np.memmap(self._vectors_path, "<f4", mode="r", shape=(len(self._rows), self.dim))
+        return open_mapped(self._vectors_path, "<f4", (len(self), self.dim))
 
-    def _read_rows(self) -> dict[str, int]:
-        if not self._hashes_path.exists():
-            return {}
-        lines = self._hashes_path.read_text(encoding="ascii").split()
-        return {content_hash: row for row, content_hash in enumerate(lines)}
+    def _read_rows(self) -> None:
+        """Read which hash has which row, sorted, so that a million take 40 MB."""
+        content = self._hashes_path.read_bytes() if self._hashes_path.exists() else b""
+        hashes = np.frombuffer(content, np.dtype([("hash", _HASH), ("end", "S1")]))["hash"]
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+        self._added: dict[bytes, int] = {}
 
     def _cut_off_unfinished(self) -> None:
         sizes = [p.stat().st_size if p.exists() else 0 for p in self._paths]
@@ -86,4 +111,4 @@ class VectorStore:
 
     @property
     def _lines(self) -> tuple[int, int]:
-        return _HASH_LINE, 4 * self.dim
+        return _LINE, 4 * self.dim

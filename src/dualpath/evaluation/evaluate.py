@@ -1,6 +1,5 @@
 """From a model and a folder of captioned pictures to measured retrieval."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.manifest import Item, ManifestError, read_manifest
+from dualpath.data.items import Items
+from dualpath.data.manifest import ManifestError, read_manifest
 from dualpath.data.pictures import broken_pictures_message
 from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import captioned, find_protocol, instance_numbers
@@ -23,7 +23,7 @@ _SHEET_ANSWERS = 5
 class Embedded:
     """The pictures of a split and their captions as vectors, (n, dim) and (m, dim)."""
 
-    items: Sequence[Item]
+    items: Items
     image_vectors: Vectors
     text_vectors: Vectors
 
@@ -59,7 +59,7 @@ def evaluate(
         ManifestError: the manifest is bad, the split empty, or pictures are broken.
     """
     measure = find_protocol(protocol)
-    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed).split(split)
+    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed, cache).split(split)
     items = captioned(manifest.items, split)
     embedded = embed_items(
         model, items, cache or default_cache_folder(), skip_broken=skip_broken, advance=advance
@@ -73,7 +73,7 @@ def evaluate(
 
 def embed_items(
     model: DualPath,
-    items: Sequence[Item],
+    items: Items,
     cache: Path,
     *,
     skip_broken: bool = False,
@@ -81,27 +81,27 @@ def embed_items(
 ) -> Embedded:
     """Embed pictures and their captions; ``ManifestError`` lists broken pictures."""
     sound, image_vectors, broken = model.embed_folder(
-        [item.path for item in items], cache, workers=model.recipe.workers, advance=advance
+        items.paths, cache, workers=model.recipe.workers, advance=advance
     )
     if broken and not skip_broken:
         raise ManifestError(broken_pictures_message(broken))
-    kept = set(sound)
-    items = [item for item in items if item.path in kept]
-    captions = [caption for item in items for caption in item.captions]
-    return Embedded(items, image_vectors, model.embed_texts(captions, advance=advance))
+    items = items.where(sound)
+    text_vectors = model.embed_texts(list(items.captions), advance=advance)
+    return Embedded(items, image_vectors, text_vectors)
 
 
 def _sheet_rows(embedded: Embedded) -> list[tuple[str, list[Answer]]]:
     """Search the pictures by one caption each of a few evenly spread items."""
     items = embedded.items
-    firsts = np.cumsum([0] + [len(item.captions) for item in items])
+    firsts = np.concatenate([[0], np.cumsum(items.caption_counts)])
     rows = []
     for number in np.unique(np.linspace(0, len(items) - 1, _SHEET_QUERIES, dtype=int)):
         scores = embedded.image_vectors @ embedded.text_vectors[firsts[number]]
         best = np.argsort(-scores, kind="stable")[:_SHEET_ANSWERS]
-        wanted = items[number].instance
+        asked = items[int(number)]
+        found = [(items[int(place)], float(scores[place])) for place in best]
         answers = [
-            Answer(items[i].path, float(scores[i]), right=items[i].instance == wanted) for i in best
+            Answer(item.path, score, right=item.instance == asked.instance) for item, score in found
         ]
-        rows.append((items[number].captions[0], answers))
+        rows.append((asked.captions[0], answers))
     return rows

@@ -5,14 +5,15 @@ and (m, dim) float32, and the instance of each, (n,) and (m,) int64. Scores are 
 member of the query's instance is a right answer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dualpath.data.manifest import Item, ManifestError
+from dualpath.data.items import Items
+from dualpath.data.manifest import ManifestError
 from dualpath.evaluation.metrics import as_dict, rank_relevant, retrieval_metrics
 
 Vectors = npt.NDArray[np.float32]
@@ -161,16 +162,15 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def captioned(items: Sequence[Item], split: str) -> list[Item]:
+def captioned(items: Items, split: str) -> Items:
     """Return the items of a split that have a caption; raise ``ManifestError`` for none."""
-    kept = [item for item in items if item.captions]
+    kept = items.where(items.caption_counts > 0)
     if not kept:
         raise ManifestError(f"split '{split}' has no picture with a caption")
     return kept
 
 
-def instance_numbers(items: Sequence[Item]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def instance_numbers(items: Items) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the instance of each picture, (n,), and of each caption, (m,), as numbers."""
-    numbers: dict[str, int] = {}
-    of_images = np.array([numbers.setdefault(item.instance, len(numbers)) for item in items])
-    return of_images, np.repeat(of_images, [len(item.captions) for item in items])
+    of_images = items.instance_numbers
+    return of_images, np.repeat(of_images, items.caption_counts)

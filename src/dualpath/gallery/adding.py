@@ -6,13 +6,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 
-from dualpath.data.manifest import Item, read_pictures
-from dualpath.data.pictures import PictureError, picture_hash, picture_size, read_picture
+from dualpath.data.items import Item
+from dualpath.data.manifest import read_pictures
+from dualpath.data.pictures import (
+    PictureError,
+    picture_hash,
+    picture_size,
+    picture_state,
+    read_picture,
+)
 from dualpath.embedding import DualPath
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.gallery import Gallery
@@ -186,17 +193,18 @@ def read(work: Work, model: DualPath) -> Read | PictureError | None:
         return error
 
 
+def _no_file(path: Path) -> NoReturn:
+    raise PictureError(f"{path}: cannot be read (there is no such file)")
+
+
 def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> Read | None:
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
+    size, modified = picture_state(path) or _no_file(path)
     told = Picture(
         id=picture_id(path),
         path=path,
         name=item.file_name,
-        size=state.st_size,
-        modified=state.st_mtime_ns,
+        size=size,
+        modified=modified,
         width=0,
         height=0,
         content="",

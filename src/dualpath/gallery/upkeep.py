@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dualpath.data.pictures import PictureError, picture_hash, read_picture
+from dualpath.data.pictures import PictureError, picture_hash, picture_state, read_picture
 from dualpath.gallery.errors import GalleryError
 from dualpath.gallery.filters import Field
 from dualpath.gallery.rows import COLUMNS, VECTOR
@@ -49,7 +49,7 @@ def sync(store: Store, roots: Sequence[Path], advance: Advance) -> int:
             )
     gone, kept = [], set()
     for picture, path in _paths(store):
-        if path.is_file():
+        if picture_state(path) is not None:
             kept.add(picture)
         else:
             gone.append(picture)

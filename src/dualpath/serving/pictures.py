@@ -14,6 +14,7 @@ from dualpath.data.pictures import (
     open_picture,
     picture_format,
     picture_hash,
+    picture_state,
 )
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
@@ -44,11 +45,10 @@ def thumbnail(path: Path, size: int, roots: Sequence[Path]) -> bytes:
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(root) for root in roots):
         raise PictureError(f"{path}: lies outside of the indexed folders")
-    try:
-        changed = real.stat().st_mtime_ns
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
-    return _thumbnail(real, changed, size)
+    state = picture_state(real)
+    if state is None:
+        raise PictureError(f"{path}: cannot be read (there is no such file)")
+    return _thumbnail(real, state[1], size)
 
 
 @lru_cache(_KEPT)

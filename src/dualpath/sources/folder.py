@@ -1,6 +1,5 @@
 """Captioned pictures as people have them: a table, a text file a picture, or WebDataset shards."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
-import webdataset as wds
 
-from dualpath.data.manifest import PICTURE_SUFFIXES
+from dualpath.data.tars import PICTURE_SUFFIXES, ShardError, find_shards, shard_rows
 from dualpath.sources.raw import RawFolder
 from dualpath.sources.rows import Row, SourceError
 
@@ -20,18 +18,15 @@ _CAPTION_COLUMNS = ("captions", "caption", "text", "description", "sentence", "t
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-def read_folder(raw: RawFolder, unpacked: Path) -> list[Row]:
+def read_folder(raw: RawFolder) -> list[Row]:
     """Read whichever of the three forms a folder has; splits are left to the manifest's reader.
-
-    Args:
-        unpacked: where the pictures of shards are written.
 
     Raises:
         SourceError: it has none of them, more than one table, or one that cannot be read.
     """
-    shards = sorted(raw.folder.rglob("*.tar"))
+    shards = find_shards(raw.folder)
     if shards:
-        return list(_read_shards(shards, unpacked))
+        return list(_read_shards(raw.folder, shards))
     tables = sorted(p for p in raw.folder.iterdir() if p.suffix.lower() in _TABLES)
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
@@ -110,24 +105,12 @@ def _read_text_files(folder: Path) -> Iterator[Row]:
             yield Row(path.relative_to(folder).as_posix(), path, captions, split=None)
 
 
-def _read_shards(shards: Sequence[Path], unpacked: Path) -> Iterator[Row]:
-    """Unpack the pictures of shards; captions stand in ``.txt``, or in ``.json`` with the rest."""
-    urls = [str(shard) for shard in shards]
-    for sample in wds.WebDataset(urls, shardshuffle=False, empty_check=False):
-        suffix = next((s for s in sample if f".{s}" in PICTURE_SUFFIXES), None)
-        if suffix is None:
-            continue
-        shard = Path(sample["__url__"]).stem
-        name = f"{shard}/{sample['__key__'].replace('/', '_')}.{suffix}"
-        fields = dict(json.loads(sample["json"])) if "json" in sample else {}
-        text = sample["txt"].decode("utf-8").splitlines() if "txt" in sample else []
-        told = fields.pop("captions", None) or fields.pop("caption", None) or text
-        captions = [told] if isinstance(told, str) else list(told)
-        path = unpacked / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            unfinished = path.with_suffix(".partial")
-            unfinished.write_bytes(sample[suffix])
-            unfinished.replace(path)
-        fields = {**fields, "captions": [c.strip() for c in captions if c.strip()]}
-        yield _row(name, path, {k: v for k, v in fields.items() if k != "file_name"})
+def _read_shards(folder: Path, shards: list[Path]) -> Iterator[Row]:
+    """Read the samples of shards; their pictures stay inside."""
+    try:
+        for fields in shard_rows(folder, shards):
+            name = fields.pop("file_name")
+            captions = [caption.strip() for caption in fields["captions"] if caption.strip()]
+            yield _row(name, folder / name, {**fields, "captions": captions})
+    except ShardError as error:
+        raise SourceError(str(error)) from error

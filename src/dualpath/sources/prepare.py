@@ -56,7 +56,7 @@ def prepare(
             )
         say(f"fetching {file.url}: {file.licence}")
         download(file, raw, advance)
-    rows, published = _read(name, RawFolder(raw), out, split)
+    rows, published = _read(name, RawFolder(raw), split)
     return write_rows(
         rows,
         out,
@@ -80,11 +80,11 @@ def _chosen_split(name: Name, split: str | None) -> str:
     return split
 
 
-def _read(name: Name, raw: RawFolder, out: Path, split: str) -> tuple[list[Row], Counts | None]:
+def _read(name: Name, raw: RawFolder, split: str) -> tuple[list[Row], Counts | None]:
     if name == "flickr8k" or name == "flickr30k":
         return flickr.read_flickr(raw, name, split), flickr.PUBLISHED[name, split]
     if name == "mscoco":
         return mscoco.read_mscoco(raw, split), mscoco.PUBLISHED[split]
     if name == "folder":
-        return read_folder(raw, out / "unpacked"), None
+        return read_folder(raw), None
     return person.read_person(raw, name), person.PUBLISHED[name]

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from dualpath.data.manifest import write_manifest
-from dualpath.data.pictures import PictureError, open_picture
+from dualpath.data.pictures import PictureError, open_picture, picture_state
 
 Counts = dict[str, int]
 
@@ -70,8 +70,9 @@ def write_rows(
     Raises:
         SourceError: no picture exists, or one cannot be decoded.
     """
-    present = [row for row in rows if row.path.is_file()]
-    missing = [row.path for row in rows if not row.path.is_file()]
+    there = [picture_state(row.path) is not None for row in rows]
+    present = [row for row, is_there in zip(rows, there, strict=True) if is_there]
+    missing = [row.path for row, is_there in zip(rows, there, strict=True) if not is_there]
     if not present:
         raise SourceError(
             f"none of the {len(rows):,} pictures is there (the first: {missing[0]}); unpack the "

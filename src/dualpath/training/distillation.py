@@ -125,10 +125,10 @@ def _kept_vectors(
         return teacher.embed_kept_sentences(features)
     store = VectorStore(cache / "sentences" / teacher.fingerprint, teacher.dim)
     hashes = [hashlib.blake2b(s.encode(), digest_size=16).hexdigest() for s in sentences]
-    missing = {h: s for h, s in zip(hashes, sentences, strict=True) if h not in store}
+    missing = store.first_missing(hashes)
     advance(len(sentences) - len(missing))
-    names, wanted = list(missing), list(missing.values())
-    for start in range(0, len(names), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        store.add(names[chunk], teacher.embed_texts(wanted[chunk], advance=advance))
+    for start in range(0, len(missing), _CHUNK):
+        chunk = missing[start : start + _CHUNK]
+        vectors = teacher.embed_texts([sentences[i] for i in chunk], advance=advance)
+        store.add([hashes[i] for i in chunk], vectors)
     return np.asarray(store.vectors()[store.rows(hashes)])

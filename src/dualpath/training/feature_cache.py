@@ -3,17 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from dualpath.bundle import digest_weights
-from dualpath.data.manifest import Item
 from dualpath.data.pairs import FeaturePictures
 from dualpath.data.tokenizer import trim_padding
-from dualpath.data.vector_store import VectorStore
+from dualpath.data.vector_store import Hashes, VectorStore
 from dualpath.data.views import RenderedPictures, View
 from dualpath.embedding import evaluating
 from dualpath.models.image_cnn import ImageCNN
@@ -28,8 +28,8 @@ _SENTENCES = 256  # in a batch
 
 def cached_features(
     image_encoder: ImageCNN,
-    items: Sequence[Item],
-    hashes: dict[Path, str],
+    paths: Sequence[Path],
+    hashes: Hashes,
     views: Sequence[View],
     size: int,
     cache_folder: Path,
@@ -37,14 +37,14 @@ def cached_features(
     workers: int = 0,
     advance: Advance = unwatched,
 ) -> FeaturePictures:
-    """Return the backbone's features of every item in every view, computing what is missing.
+    """Return the backbone's features of every picture in every view, computing what is missing.
 
     A vector is kept under the backbone's weights, its normalisation, the size, the view and the
     picture's content, so a changed picture or backbone is computed anew; filling that was
     interrupted continues.
 
     Args:
-        hashes: content hash of every item's file.
+        hashes: content hash of every file, (files,).
         advance: called with the number of views done since the last call.
     """
     key = _key(image_encoder, size)
@@ -52,45 +52,45 @@ def cached_features(
         VectorStore(cache_folder / "features" / key / view.name, image_encoder.backbone_dim)
         for view in views
     ]
-    wanted = [hashes[item.path] for item in items]
-    files = dict(zip(wanted, (item.path for item in items), strict=True))
     for view, store in zip(views, stores, strict=True):
-        missing = [content_hash for content_hash in files if content_hash not in store]
-        advance(len(files) - len(missing))
-        _fill(store, image_encoder, {h: files[h] for h in missing}, view, size, workers, advance)
+        missing = store.first_missing(hashes)
+        advance(len(hashes) - len(missing))
+        _fill(store, image_encoder, paths, hashes, missing, view, size, workers, advance)
     return FeaturePictures(
         features=[store.vectors() for store in stores],
-        rows=[store.rows(wanted) for store in stores],
+        rows=[store.rows(hashes) for store in stores],
     )
 
 
 def cached_sentences(
     encoder: TextTransformer,
-    token_ids: npt.NDArray[np.int64],
+    token_ids: npt.NDArray[Any],
     cache_folder: Path,
     advance: Advance = unwatched,
 ) -> npt.NDArray[np.float32]:
     """Return a frozen sentence encoder's features, (sentences, width), computing what is missing.
 
     Args:
-        token_ids: (sentences, positions) int64, padded with 0.
+        token_ids: (sentences, positions) whole numbers, padded with 0.
         advance: called with the number of sentences done since the last call.
     """
     key = digest_weights(encoder.backbone, size=_KEY_BYTES).hexdigest()
     store = VectorStore(cache_folder / "sentence_features" / key, encoder.backbone_dim)
-    hashes = [
-        hashlib.blake2b(row[row > 0].tobytes(), digest_size=16).hexdigest() for row in token_ids
-    ]
-    missing = {h: row for row, h in enumerate(hashes) if h not in store}
+    hashes = np.zeros(len(token_ids), "S32")
+    for number, row in enumerate(token_ids):
+        words = row[row > 0].astype(np.int64).tobytes()
+        hashes[number] = hashlib.blake2b(words, digest_size=16).hexdigest()
+    missing = store.first_missing(hashes)
     advance(len(hashes) - len(missing))
     lengths = (token_ids > 0).sum(axis=1)
-    shortest_first = sorted(missing.items(), key=lambda pair: lengths[pair[1]])
+    shortest_first = missing[np.argsort(lengths[missing], kind="stable")]
     device = next(encoder.backbone.parameters()).device
     with evaluating(encoder), torch.no_grad():
         for start in range(0, len(shortest_first), _SENTENCES):
-            names, rows = zip(*shortest_first[start : start + _SENTENCES], strict=True)
-            batch = torch.from_numpy(trim_padding(token_ids[list(rows)])).to(device)
-            store.add(names, encoder.backbone_features(batch).float().cpu().numpy())
+            rows = shortest_first[start : start + _SENTENCES]
+            words = trim_padding(np.asarray(token_ids[rows], np.int64))
+            batch = torch.from_numpy(words).to(device)
+            store.add(hashes[rows], encoder.backbone_features(batch).float().cpu().numpy())
             advance(len(rows))
     return store.vectors()[store.rows(hashes)]
 
@@ -106,15 +106,17 @@ def _key(image_encoder: ImageCNN, size: int) -> str:
 def _fill(
     store: VectorStore,
     image_encoder: ImageCNN,
-    missing: dict[str, Path],
+    paths: Sequence[Path],
+    hashes: Hashes,
+    missing: npt.NDArray[np.int64],
     view: View,
     size: int,
     workers: int,
     advance: Advance,
 ) -> None:
-    names = list(missing)
+    names = hashes[missing]
     loader = DataLoader(
-        RenderedPictures(list(missing.values()), [view], size),
+        Subset(RenderedPictures(paths, [view], size), missing.tolist()),
         batch_size=_BATCH,
         num_workers=workers if len(names) > _BATCH else 0,
     )
@@ -131,7 +133,7 @@ def _fill(
             _store(store, names[stored:], pending)
 
 
-def _store(store: VectorStore, names: list[str], pending: list[torch.Tensor]) -> int:
+def _store(store: VectorStore, names: Hashes, pending: list[torch.Tensor]) -> int:
     vectors = torch.cat(pending).numpy()
     pending.clear()
     store.add(names[: len(vectors)], vectors)

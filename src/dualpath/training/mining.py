@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualpath.data.pairs import Batch, CaptionTable
-from dualpath.data.tokenizer import trim_padding
 from dualpath.embedding import evaluating
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.processes import gather_shares, share
@@ -53,7 +52,7 @@ def mine_captions(
             "batch_size, or choose other ranking.negatives"
         )
     drawn = allowed[torch.randperm(len(allowed), device=device)[:candidates]]
-    token_ids = trim_padding(table.token_ids[drawn.cpu().numpy()])
+    token_ids = table.tokens_of(drawn.cpu().numpy())
     placed = augment_words(network.text_encoder, torch.from_numpy(token_ids).to(device), recipe)
     with evaluating(network):
         image_features, text_features = network(batch.pictures, placed[share(len(placed))])

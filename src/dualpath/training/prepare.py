@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from dualpath.data.manifest import Item, Manifest, ManifestError
+from dualpath.data.items import Items
+from dualpath.data.manifest import Manifest, ManifestError
 from dualpath.data.pictures import Survey, broken_pictures_message, survey_pictures
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.word_vectors import WordVectorError, read_word_vectors
@@ -24,19 +26,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Captioned, sound pictures. ``val`` may be empty; ``hashes`` are of the files' contents."""
+    """Captioned, sound pictures, and hashes of their files' contents. ``val`` may be empty."""
 
-    train: list[Item]
-    val: list[Item]
-    hashes: dict[Path, str]
+    train: Items
+    val: Items
+    train_hashes: npt.NDArray[np.bytes_]
+    val_hashes: npt.NDArray[np.bytes_]
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that training reads."""
         digest = hashlib.blake2b(digest_size=16)
-        for item in [*self.train, *self.val]:
-            fields = (item.split, item.instance, self.hashes[item.path], *item.captions)
-            digest.update(repr(fields).encode())
+        for items, hashes in ((self.train, self.train_hashes), (self.val, self.val_hashes)):
+            for item, content_hash in zip(items, hashes, strict=True):
+                fields = (item.split, item.instance, content_hash.decode(), *item.captions)
+                digest.update(repr(fields).encode())
         return digest.hexdigest()
 
 
@@ -53,20 +57,23 @@ def gather_data(
     Raises:
         ManifestError: no training picture, or broken pictures and ``skip_broken`` is false.
     """
-    wanted = [item for item in manifest.items if item.split in ("train", "val")]
-    captioned = [item for item in wanted if item.captions]
+    wanted = manifest.items.where(manifest.items.split_mask("train", "val"))
+    captioned = wanted.where(wanted.caption_counts > 0)
     if len(captioned) < len(wanted):
         say(f"{len(wanted) - len(captioned)} pictures without a caption are left out")
-    survey = survey_pictures([item.path for item in captioned], cache, advance)
+    survey = survey_pictures(captioned.paths, cache, advance)
     _report_broken(survey, skip_broken, say)
-    sound = [item for item in captioned if item.path in survey.hashes]
-    train = [item for item in sound if item.split == "train"]
-    if len(train) < 2:
+    train, val = (captioned.split_mask(split) & survey.sound for split in ("train", "val"))
+    if train.sum() < 2:
         raise ManifestError(
             f"{manifest.folder}: split 'train' needs two captioned pictures or more"
         )
-    val = [item for item in sound if item.split == "val"]
-    return TrainingData(train=train, val=val, hashes=survey.hashes)
+    return TrainingData(
+        train=captioned.where(train),
+        val=captioned.where(val),
+        train_hashes=survey.hashes[train],
+        val_hashes=survey.hashes[val],
+    )
 
 
 def _report_broken(survey: Survey, skip_broken: bool, say: Say) -> None:
@@ -86,17 +93,16 @@ class Words:
     vectors: torch.Tensor | None
 
 
-def build_words(recipe: Recipe, items: list[Item], say: Say) -> Words:
+def build_words(recipe: Recipe, items: Items, say: Say) -> Words:
     """Build the vocabulary from the training captions, read its vectors, and say the coverage."""
     text = recipe.text_encoder
     if text.transformer is not None:
         file = sentence_tokenizer_file(text.transformer)
         return Words(Tokenizer.load(file, "subword", text.max_words), None)
     assert text.vocabulary != "subword"
-    captions = [caption for item in items for caption in item.captions]
+    counts = count_words(items.captions, text.vocabulary)
     for path in {s.distillation.captions for s in recipe.stages if s.distillation}:
-        captions += read_captions(path) if path else []
-    counts = count_words(captions, text.vocabulary)
+        counts.update(count_words(read_captions(path), text.vocabulary) if path else {})
     found = read_word_vectors(text.word_vectors, counts.keys()) if text.word_vectors else {}
     if text.word_vectors and not found:
         raise WordVectorError(f"{text.word_vectors}: holds none of the captions' words")

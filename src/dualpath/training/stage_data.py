@@ -1,13 +1,14 @@
 """What a stage trains on: pixels or tokens, or kept features of what is frozen in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dualpath.data.manifest import Item
 from dualpath.data.pairs import CaptionTable, FeaturePictures, PairDataset, PixelPictures
+from dualpath.data.vector_store import Hashes
 from dualpath.data.views import View, fixed_views
 from dualpath.embedding import DualPath
 from dualpath.models.text_transformer import TextTransformer
@@ -56,7 +57,7 @@ def _pictures(
     image = model.recipe.image_encoder
     size = image.input_size
     assert size is not None, "the recipe was completed before training"
-    pixels = PixelPictures(data.train, size, stage.flip, stage.crops)
+    pixels = PixelPictures(data.train.paths, size, stage.flip, stage.crops)
     if stage.backbone != "frozen":
         return pixels, None
     random = stage.crops == "random"
@@ -66,11 +67,11 @@ def _pictures(
     total = len(data.train) * len(train_views) + len(data.val) * len(val_views)
     with display.work("backbone features", total) as advance:
 
-        def features(items: list[Item], views: list[View]) -> FeaturePictures:
+        def features(paths: Sequence[Path], hashes: Hashes, views: list[View]) -> FeaturePictures:
             return cached_features(
                 model.network.image_encoder,
-                items,
-                data.hashes,
+                paths,
+                hashes,
                 views,
                 size,
                 cache,
@@ -78,8 +79,10 @@ def _pictures(
                 advance=advance,
             )
 
-        val = features(data.val, val_views)
-        train = features(data.train, train_views) if train_views else pixels
+        val = features(data.val.paths, data.val_hashes, val_views)
+        train = (
+            features(data.train.paths, data.train_hashes, train_views) if train_views else pixels
+        )
     val_features = [
         torch.from_numpy(vectors[rows])
         for vectors, rows in zip(val.features, val.rows, strict=True)
@@ -98,7 +101,7 @@ def _sentences(
     encoder = model.network.text_encoder
     if not isinstance(encoder, TextTransformer) or stage.sentence_encoder != "frozen":
         return None, None
-    val_tokens = model.tokenizer.encode([c for item in data.val for c in item.captions])
+    val_tokens = model.tokenizer.encode(list(data.val.captions))
     with display.work("sentence features", len(table.token_ids) + len(val_tokens)) as advance:
         train = cached_sentences(encoder, table.token_ids, cache, advance)
         val = cached_sentences(encoder, val_tokens, cache, advance)

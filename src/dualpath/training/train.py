@@ -73,7 +73,7 @@ def train(
             "another --out"
         )
     cache = cache or default_cache_folder()
-    manifest = read_manifest(Path(data), recipe.split, recipe.seed)
+    manifest = read_manifest(Path(data), recipe.split, recipe.seed, cache)
     with (
         everyone.main_process_first(),
         display.work("checking pictures", len(manifest.items)) as advance,
@@ -97,7 +97,7 @@ def train(
     model.network.eval()
     model.metrics["data"] = {
         "pictures": len(pictures.train),
-        "captions": sum(len(item.captions) for item in pictures.train),
+        "captions": int(pictures.train.caption_counts.sum()),
         "fingerprint": pictures.fingerprint,
     }
     try:
@@ -173,7 +173,7 @@ def _classes(model: DualPath, data: TrainingData, folder: Path, cache: Path) -> 
         size = model.recipe.image_encoder.input_size
         assert size is not None, "the recipe was completed before training"
         encoder = model.network.image_encoder
-        seen = cached_features(encoder, data.train, data.hashes, [WHOLE], size, cache)
+        seen = cached_features(encoder, data.train.paths, data.train_hashes, [WHOLE], size, cache)
         features = seen.features[0][seen.rows[0]]
         np.save(path, cluster_instances(features, instance_ids, clusters, model.recipe.seed))
     return torch.from_numpy(np.load(path))

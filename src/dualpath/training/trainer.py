@@ -92,7 +92,7 @@ class Trainer:
             project_dir=folder,
         )
         model.device = self._accelerator.device
-        self._train_table = tabulate_captions(data.train, model.tokenizer)
+        self._train_table = tabulate_captions(data.train, model.tokenizer, cache)
         torch.manual_seed(self._recipe.seed)
         self._plain_network: Any = model.network.to(self._accelerator.device)
         self._network: nn.Module = self._plain_network  # of a stage: around what it trains
@@ -170,7 +170,7 @@ class Trainer:
             return None
         teacher = Teacher(
             stage.distillation,
-            [caption for item in self._data.train for caption in item.captions],
+            list(self._data.train.captions),
             self._model.tokenizer.encode,
             self._recipe.dim,
             self._cache,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dualpath.calibration import fit_calibration
-from dualpath.data.manifest import Item
+from dualpath.data.items import Items
 from dualpath.embedding import DualPath, evaluating
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
 from dualpath.processes import gather_shares, share
@@ -16,7 +16,7 @@ from dualpath.vectors import Vectors
 
 def validate(
     model: DualPath,
-    items: Sequence[Item],
+    items: Items,
     features: Sequence[torch.Tensor] | None,
     sentences: Vectors | None = None,
 ) -> dict[str, Any]:
@@ -31,12 +31,12 @@ def validate(
             through it.
     """
     if sentences is None:
-        captions = [caption for item in items for caption in item.captions]
+        captions = list(items.captions)
         text_vectors = _of_all(model.embed_texts(captions[share(len(captions))]), len(captions))
     else:
         text_vectors = model.embed_kept_sentences(sentences)
     if features is None:
-        paths = [item.path for item in items[share(len(items))]]
+        paths = items.paths[share(len(items))]
         own = model.embed_images(paths, workers=model.recipe.workers)
         image_vectors = _of_all(own, len(items))
     else:
