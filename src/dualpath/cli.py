@@ -91,6 +91,10 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="all, flickr-1k, coco-1k, coco-5k or person (text to image).")
     ] = "all",
+    query_bank: Annotated[
+        str | None,
+        typer.Option(help="Re-rank by the queries of this split: train, or the split itself."),
+    ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the metrics here.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture sheet (HTML) here.")] = None,
     skip_broken: SkipBroken = False,
@@ -108,6 +112,7 @@ def evaluate(
                 data,
                 split=split,
                 protocol=protocol,
+                query_bank=query_bank,
                 sheet=sheet,
                 skip_broken=skip_broken,
                 cache=cache,

@@ -12,6 +12,7 @@ from dualpath.data.manifest import ManifestError, read_manifest
 from dualpath.data.pictures import broken_pictures_message
 from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import captioned, find_protocol, instance_numbers
+from dualpath.evaluation.query_bank import normalise_by_bank
 from dualpath.evaluation.report import Answer, write_sheet
 from dualpath.vectors import Advance, Vectors, unwatched
 
@@ -34,6 +35,7 @@ def evaluate(
     *,
     split: str = "test",
     protocol: str = "all",
+    query_bank: str | None = None,
     sheet: Path | None = None,
     skip_broken: bool = False,
     cache: Path | None = None,
@@ -46,29 +48,39 @@ def evaluate(
         data: a folder with a manifest; missing splits are drawn as the model's recipe says.
         split: ``train``, ``val``, ``test``, another name of the manifest, or ``all``.
         protocol: a name of :data:`dualpath.evaluation.protocols.PROTOCOLS`.
+        query_bank: re-rank by the pictures and captions of this split, as
+            :mod:`dualpath.evaluation.query_bank` does; the split that is measured is a bank that
+            knows the queries beforehand, which is to be told with the figures.
         sheet: write captions with their found pictures here, as HTML.
         skip_broken: leave broken pictures out instead of stopping.
         cache: folder for embeddings (default: the user's).
         advance: called with the number of pictures and captions done since the last call.
 
     Returns:
-        what the protocol gives, and ``split``.
+        what the protocol gives, ``split`` and ``query_bank``.
 
     Raises:
         ProtocolError: there is no such protocol, or the split does not suit it.
         ManifestError: the manifest is bad, the split empty, or pictures are broken.
     """
     measure = find_protocol(protocol)
-    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed, cache).split(split)
-    items = captioned(manifest.items, split)
-    embedded = embed_items(
-        model, items, cache or default_cache_folder(), skip_broken=skip_broken, advance=advance
-    )
+    cache = cache or default_cache_folder()
+    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed, cache)
+
+    def embed(name: str) -> Embedded:
+        items = captioned(manifest.split(name).items, name)
+        return embed_items(model, items, cache, skip_broken=skip_broken, advance=advance)
+
+    embedded = embed(split)
+    images, texts = embedded.image_vectors, embedded.text_vectors
+    if query_bank is not None:
+        bank = embedded if query_bank == split else embed(query_bank)
+        images, texts = normalise_by_bank(images, texts, bank.image_vectors, bank.text_vectors)
     of_images, of_texts = instance_numbers(embedded.items)
-    metrics = measure(embedded.image_vectors, embedded.text_vectors, of_images, of_texts)
+    metrics = measure(images, texts, of_images, of_texts)
     if sheet is not None:
         write_sheet(sheet, f"{model.recipe.name} · split {split}", _sheet_rows(embedded))
-    return {**metrics, "split": split}
+    return {**metrics, "split": split, "query_bank": query_bank}
 
 
 def embed_items(

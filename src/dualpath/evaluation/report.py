@@ -22,6 +22,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     title = (
         f"{metrics['images']:,} pictures, {metrics['captions']:,} captions · "
         f"split {metrics.get('split', '?')} · protocol {metrics['protocol']}"
+        + (f" · re-ranked by {metrics['query_bank']}" if metrics.get("query_bank") else "")
         + (f" · rsum {metrics['rsum']:.1f}" if "rsum" in metrics else "")
     )
     table = Table(title=title)
