@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from huggingface_hub import HfApi
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dualpath.allocator import keep_freed_memory
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
@@ -19,7 +18,7 @@ from dualpath.calibration import Calibration
 from dualpath.data.pictures import decode_picture, survey_pictures
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import WHOLE, RenderedPictures, View, render_views, side_to_decode
+from dualpath.data.views import WHOLE, Renderer, View, side_to_decode
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
 from dualpath.runtimes import Engine, Exported, fastest, open_engine
@@ -185,7 +184,7 @@ class DualPath:
         Args:
             pictures: files or PIL pictures.
             batch_size: pictures in a forward pass.
-            workers: processes that decode.
+            workers: threads that decode.
             advance: called with the number of pictures done since the last call.
 
         Raises:
@@ -205,7 +204,7 @@ class DualPath:
 
         A small thing to hand from threads that decode to the one that embeds.
         """
-        return render_views(picture, self._views, self._size, keep_aspect=self._slides)
+        return self._renderer(picture)
 
     def embed_rendered(self, rendered: Sequence[torch.Tensor], *, batch_size: int = 32) -> Vectors:
         """Embed what :meth:`render` gave as unit vectors, (pictures, dim) float32."""
@@ -254,13 +253,9 @@ class DualPath:
         advance: Advance,
     ) -> Iterator[Vectors]:
         sources = [Path(p) if isinstance(p, str) else p for p in pictures]
-        loader = DataLoader(
-            RenderedPictures(sources, self._views, self._size, keep_aspect=self._slides),
-            batch_size=1 if self._slides else batch_size,  # pictures of different shapes
-            num_workers=workers if len(sources) > batch_size else 0,
-        )
+        batch_size = 1 if self._slides else batch_size  # pictures of different shapes
         with evaluating(self.network):
-            for batch in loader:
+            for batch in self._renderer.batches(sources, batch_size, workers):
                 yield self._forward(batch)
                 advance(len(batch))
 
@@ -283,8 +278,10 @@ class DualPath:
         return image.test_size or image.input_size
 
     @property
-    def _views(self) -> list[View]:
-        return [WHOLE, View(flipped=True)] if self.recipe.image_encoder.flip_average else [WHOLE]
+    def _renderer(self) -> Renderer:
+        flips = self.recipe.image_encoder.flip_average
+        views = [WHOLE, View(flipped=True)] if flips else [WHOLE]
+        return Renderer(views, self._size, keep_aspect=self._slides)
 
 
 @contextmanager

@@ -1,19 +1,21 @@
 """Views of a picture: the whole of it or a part, as it is or mirrored, at the network's size."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from dualpath.data.pictures import open_picture
 
 # Paper, section 5.1 and its code: aspect ratio, and share of the largest such rectangle.
 _ASPECT = (3 / 4, 4 / 3)
 _AREA = (0.64, 1.0)
+_AHEAD = 3  # batches, with the one that is asked for
 
 
 @dataclass(frozen=True)
@@ -74,53 +76,64 @@ def random_crop(width: int, height: int, seed: int) -> tuple[float, float, float
     return left, top, left + crop_width, top + crop_height
 
 
-def render_keeping_aspect(picture: Image.Image, view: View, shorter_side: int) -> torch.Tensor:
-    """Render the whole picture as uint8 RGB, (3, h, w), its shorter side of so many pixels."""
-    factor = shorter_side / min(picture.size)
-    width, height = (round(factor * length) for length in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return _pixels(resized, flipped=view.flipped)
+@dataclass(frozen=True)
+class Renderer:
+    """Pictures in given views as the network sees them, each (views, 3, size, size) uint8.
 
+    With ``keep_aspect`` the shorter side has ``size`` pixels, and only the whole can be seen.
+    """
 
-def render_views(
-    picture: Image.Image, views: Sequence[View], size: int, *, keep_aspect: bool = False
-) -> torch.Tensor:
-    """Render views of a picture, (views, 3, h, w) uint8; ``keep_aspect``: only whole ones."""
-    render_one = render_keeping_aspect if keep_aspect else render
-    return torch.stack([render_one(picture.convert("RGB"), view, size) for view in views])
+    views: Sequence[View]
+    size: int
+    keep_aspect: bool = False
+
+    def __call__(self, picture: Path | Image.Image) -> torch.Tensor:
+        """Render a picture or, decoded first, a file; ``PictureError`` names a broken one."""
+        if isinstance(picture, Path):
+            picture = open_picture(picture, side=side_to_decode(self.size))
+        picture = picture.convert("RGB")
+        upright: dict[int | None, torch.Tensor] = {}
+        for view in self.views:  # a part is resampled once for both of its sides
+            if view.crop not in upright:
+                upright[view.crop] = self._render(picture, View(view.crop))
+        return torch.stack(
+            [upright[v.crop].flip(2) if v.flipped else upright[v.crop] for v in self.views]
+        )
+
+    def _render(self, picture: Image.Image, view: View) -> torch.Tensor:
+        if not self.keep_aspect:
+            return render(picture, view, self.size)
+        factor = self.size / min(picture.size)
+        width, height = (round(factor * length) for length in picture.size)
+        return _pixels(picture.resize((width, height), Image.Resampling.BICUBIC), flipped=False)
+
+    def batches(
+        self, pictures: Sequence[Path | Image.Image], batch_size: int, workers: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield pictures in batches, (batch, views, 3, h, w), rendered ahead by ``workers`` threads.
+
+        Threads, since decoding and resampling leave the interpreter to others, and a process that
+        is forked from one full of tensors copies whatever either of them writes.
+        """
+        starts = range(0, len(pictures), batch_size)
+        if workers == 0:
+            for start in starts:
+                yield torch.stack([self(p) for p in pictures[start : start + batch_size]])
+            return
+        pool = ThreadPoolExecutor(workers)
+        try:
+            rendered: deque[Future[torch.Tensor]] = deque()
+            for start in starts:
+                asked = start + len(rendered)
+                rendered.extend(
+                    pool.submit(self, p) for p in pictures[asked : start + _AHEAD * batch_size]
+                )
+                batch = min(batch_size, len(rendered))
+                yield torch.stack([rendered.popleft().result() for _ in range(batch)])
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _pixels(picture: Image.Image, *, flipped: bool) -> torch.Tensor:
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return pixels.flip(2) if flipped else pixels.contiguous()
-
-
-class RenderedPictures(Dataset[torch.Tensor]):
-    """Pictures in given views, decoded when asked for: each (views, 3, size, size) uint8.
-
-    With ``keep_aspect`` the shorter side has ``size`` pixels, and only the whole can be seen.
-    """
-
-    def __init__(
-        self,
-        pictures: Sequence[Path | Image.Image],
-        views: Sequence[View],
-        size: int,
-        *,
-        keep_aspect: bool = False,
-    ) -> None:
-        self._pictures = pictures
-        self._views = views
-        self._size = size
-        self._keep_aspect = keep_aspect
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        source = self._pictures[index]
-        picture = source if isinstance(source, Image.Image) else self._open(source)
-        return render_views(picture, self._views, self._size, keep_aspect=self._keep_aspect)
-
-    def _open(self, path: Path) -> Image.Image:
-        return open_picture(path, side=side_to_decode(self._size))

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from dualpath.bundle import digest_weights
 from dualpath.data.pairs import FeaturePictures
 from dualpath.data.tokenizer import trim_padding
 from dualpath.data.vector_store import Hashes, VectorStore
-from dualpath.data.views import RenderedPictures, View
+from dualpath.data.views import Renderer, View
 from dualpath.embedding import evaluating
 from dualpath.models.image_cnn import ImageCNN
 from dualpath.models.text_transformer import TextTransformer
@@ -115,16 +114,12 @@ def _fill(
     advance: Advance,
 ) -> None:
     names = hashes[missing]
-    loader = DataLoader(
-        Subset(RenderedPictures(paths, [view], size), missing.tolist()),
-        batch_size=_BATCH,
-        num_workers=workers if len(names) > _BATCH else 0,
-    )
+    wanted = [paths[place] for place in missing]
     device = image_encoder.mean.device
     pending: list[torch.Tensor] = []
     stored = 0
     with evaluating(image_encoder):
-        for batch in loader:  # (batch, 1, 3, size, size)
+        for batch in Renderer([view], size).batches(wanted, _BATCH, workers):
             pending.append(image_encoder.backbone_features(batch[:, 0].to(device)).float().cpu())
             advance(len(batch))
             if len(pending) == _STORE_EVERY:
