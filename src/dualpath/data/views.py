@@ -110,7 +110,7 @@ class Renderer:
     def batches(
         self, pictures: Sequence[Path | Image.Image], batch_size: int, workers: int
     ) -> Iterator[torch.Tensor]:
-        """Yield pictures in batches, (batch, views, 3, h, w), rendered ahead by ``workers`` threads.
+        """Yield batches, (batch, views, 3, h, w), rendered ahead by ``workers`` threads.
 
         Threads, since decoding and resampling leave the interpreter to others, and a process that
         is forked from one full of tensors copies whatever either of them writes.
