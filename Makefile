@@ -35,6 +35,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/milvus/compose.yaml
+	$(BIN)/helm lint --quiet deploy/milvus
 
 test: lint
 	$(BIN)/pytest -n 2
