@@ -1,4 +1,7 @@
-"""Draw the curve of a training from the metrics of its bundle, as SVG."""
+"""Draw the curves of trainings from the metrics of their bundles, as SVG.
+
+The left panel has the validation of every bundle, the right one the losses of the last of them.
+"""
 
 import argparse
 import itertools
@@ -14,24 +17,26 @@ mpl.rcParams["svg.hashsalt"] = "dualpath"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    history = json.loads((arguments.bundle / "metrics.json").read_text("utf-8"))["history"]
-
     figure, (recalls, losses) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    epochs = range(1, len(history) + 1)
-    measured = [(n, entry["validation"]) for n, entry in zip(epochs, history, strict=True)
-                if "validation" in entry]  # fmt: skip
-    places = [n for n, _ in measured]
-    recalls.plot(places, [m["rsum"] for _, m in measured], "o-", color="black", label="rsum")
+    for bundle in arguments.bundles:
+        history = json.loads((bundle / "metrics.json").read_text("utf-8"))["history"]
+        epochs = range(1, len(history) + 1)
+        points = [(n, entry["validation"]["rsum"]) for n, entry in zip(epochs, history, strict=True)
+                  if "validation" in entry]  # fmt: skip
+        recalls.plot(*zip(*points, strict=True), "o-", markersize=3, label=bundle.name)
     recalls.set_ylabel("validation rsum")
+    if len(arguments.bundles) > 1:
+        recalls.legend(frameon=False)
     names = {name for entry in history for name in entry["losses"]}
     for name in sorted(names):
         points = [(n, e["losses"][name]) for n, e in zip(epochs, history, strict=True)
                   if name in e["losses"]]  # fmt: skip
         losses.plot(*zip(*points, strict=True), label=name.replace("_", " "))
     losses.set_ylabel("training loss, weighted")
+    losses.set_title(arguments.bundles[-1].name if len(arguments.bundles) > 1 else "")
     losses.legend(frameon=False)
     for axes in (recalls, losses):
         axes.set_xlabel("epoch")

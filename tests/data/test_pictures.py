@@ -8,7 +8,7 @@ from PIL import Image
 
 from dualpath.data.pictures import PictureError, open_picture, picture_size, survey_pictures
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import WHOLE, View, fixed_views, random_crop, render
+from dualpath.data.views import WHOLE, Renderer, View, fixed_views, random_crop, render
 
 
 def picture(path, colour=(200, 10, 10), size=(40, 30)):
@@ -155,3 +155,24 @@ def test_a_large_jpeg_is_decoded_only_as_large_as_it_is_needed(tmp_path, orienta
     assert small.size == tuple(length // 2 for length in upright)
     views = [np.asarray(render(one, WHOLE, 224), dtype=int) for one in (small, full)]
     assert abs(views[0] - views[1]).mean() < 1
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 8, 21])
+def test_threads_render_the_same_batches_in_order(tmp_path, workers, count):
+    paths = [picture(tmp_path / f"{i}.png", (10 * i, 0, 255), (30 + i, 40)) for i in range(count)]
+    renderer = Renderer(fixed_views(flip=True, crops=1), 16)
+    batches = list(renderer.batches(paths, 4, workers))
+    assert [len(batch) for batch in batches] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
+    for path, rendered in zip(paths, (one for batch in batches for one in batch), strict=True):
+        for view, seen in zip(renderer.views, rendered, strict=True):
+            assert seen.equal(render(open_picture(path), view, 16))
+
+
+def test_a_picture_that_breaks_in_a_thread_is_named(tmp_path):
+    paths = [picture(tmp_path / f"{i}.png") for i in range(40)]
+    paths[9].write_bytes(b"no picture")
+    batches = Renderer([View()], 16).batches(paths, 4, 2)
+    assert len(next(batches)) == len(next(batches)) == 4
+    with pytest.raises(PictureError, match=r"9\.png: not a picture"):
+        next(batches)
