@@ -12,7 +12,7 @@ WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 
 
 def item(number, folder, captions, instance, split):
-    name = f"{number}.jpg"
+    name = f"{number}\udcff.jpg" if number == 3 else f"{number}.jpg"
     told = {"number": number}
     return Item(name, folder / name, tuple(captions), instance, split, number, told, number % 3)
 

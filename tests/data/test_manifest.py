@@ -59,11 +59,12 @@ def test_bad_rows_are_named_with_file_and_line_all_at_once(tmp_path):
         {"file_name": "d.jpg", "captions": 7},
         {"file_name": "e.jpg", "captions": ["x"], "text": "y"},
         "[1, 2]",
+        {"file_name": "h.jpg", "text": "half a \ud800 pair"},
     )
     with pytest.raises(ManifestError) as raised:
         read_manifest(folder)
     lines = str(raised.value).splitlines()
-    assert [line.split("metadata.jsonl:")[1].split(":")[0] for line in lines] == list("234567")
+    assert [line.split("metadata.jsonl:")[1].split(":")[0] for line in lines] == list("2345678")
     assert "not valid JSON" in lines[0]
     assert "'file_name' is missing" in lines[1]
     assert "'captions' (a list of sentences) or 'text'" in lines[2]

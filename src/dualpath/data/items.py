@@ -20,9 +20,9 @@ Numbers = npt.NDArray[np.int64]
 _BATCH = 10_000  # rows of every record batch but the last, so that a row is found by division
 _SCHEMA = pa.schema(
     {
-        "file_name": pa.string(),
+        "file_name": pa.binary(),  # file systems have names that are no valid Unicode
         "captions": pa.list_(pa.string()),
-        "instance": pa.string(),
+        "instance": pa.binary(),
         "split": pa.string(),
         "row": pa.int64(),
         "empty": pa.int32(),
@@ -165,7 +165,8 @@ class Items(Sequence[Item]):
     def column(self, name: str) -> Iterator[Any]:
         """Yield a column of the table, item by item."""
         for batch, _ in self._runs(name):
-            yield from batch.column(name).to_pylist()
+            values = batch.column(name).to_pylist()
+            yield from map(_text, values) if name in ("file_name", "instance") else values
 
     def with_splits(self, names: Sequence[str], codes: npt.NDArray[np.int16]) -> "Items":
         """Return the same items in other splits: ``codes``, (items,), are places in ``names``."""
@@ -211,10 +212,10 @@ class Items(Sequence[Item]):
     def _item(self, fields: dict[str, Any], row: int) -> Item:
         code = self._split_of_row[row]
         return Item(
-            file_name=fields["file_name"],
-            path=self._folder / fields["file_name"],
+            file_name=_text(fields["file_name"]),
+            path=self._folder / _text(fields["file_name"]),
             captions=tuple(fields["captions"]),
-            instance=fields["instance"],
+            instance=_text(fields["instance"]),
             split=None if code < 0 else self._split_names[code],
             row=fields["row"],
             metadata=json.loads(fields["metadata"]),
@@ -262,11 +263,15 @@ class _Paths(Sequence[Path]):
         return (folder / name for name in self._items.column("file_name"))
 
 
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")
+
+
 def _fields(item: Item) -> dict[str, Any]:
     return {
-        "file_name": item.file_name,
+        "file_name": item.file_name.encode("utf-8", "surrogatepass"),
         "captions": list(item.captions),
-        "instance": item.instance,
+        "instance": item.instance.encode("utf-8", "surrogatepass"),
         "split": item.split,
         "row": item.row,
         "empty": item.empty,

@@ -34,7 +34,7 @@ from dualpath.recipe import SplitRecipe
 
 MANIFEST_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SHOWN_PROBLEMS = 10
-_LAYOUT = "1"  # of the kept Arrow files
+_LAYOUT = "2"  # of the kept Arrow files
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def _item(row: dict[str, Any], number: int, folder: Path) -> Item:
     split = row.pop("split", None)
     if split is not None and not isinstance(split, str):
         raise ValueError(f"'split' is a name such as train, val or test, not {split!r}")
+    _check_unicode(file_name, str(instance), split or "", *kept)
     return Item(
         file_name=file_name,
         path=folder / file_name,
@@ -127,6 +128,14 @@ def _captions(captions: Any, text: Any) -> list[str]:
     if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
         raise ValueError("'captions' is a list of sentences, 'text' one sentence")
     return sentences
+
+
+def _check_unicode(*texts: str) -> None:
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{text!r} is no valid Unicode (half of a surrogate pair)") from error
 
 
 def merged(first: Item, second: Item) -> Item:

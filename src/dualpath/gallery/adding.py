@@ -1,10 +1,11 @@
 """Filling a gallery from folders of pictures, so that it can be killed at any moment."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,6 +29,7 @@ from dualpath.gallery.store import Store
 from dualpath.vectors import Advance, Vectors
 
 _CHUNK = 64  # pictures decoded ahead
+_ASKED = 1_000  # pictures that are looked for in the gallery at once
 _WRITTEN = 128  # pictures in one write: what a kill loses
 
 
@@ -76,12 +78,10 @@ def add_folder(
         if not root.is_dir():
             raise GalleryError(f"{root}: no such folder")
     items = read_pictures(folder).items
-    added = Added()
-    named = dict(_named(items, folder, allowed, added))
-    gallery.learn(allowed, [(item.file_name, _metadata(item)) for item in named.values()])
-    known = dict(_known(gallery.store, set(map(picture_id, named))))
-    advance(len(items) - len(named))
-    work = [(path, item, known.get(picture_id(path))) for path, item in named.items()]
+    may_enter = _named(items, folder, allowed, Added())
+    gallery.learn(allowed, ((item.file_name, _metadata(item)) for _, item in may_enter))
+    added, done = Added(), 0
+    work = _work(_named(items, folder, allowed, added), gallery.store)
     pending: list[Read] = []
     for (_, item, there), outcome in (_on_ray if ray else _ahead)(work, gallery.model):
         if isinstance(outcome, PictureError):
@@ -96,7 +96,9 @@ def add_folder(
             _store(gallery, pending)
             pending = []
         advance(1)
+        done += 1
     _store(gallery, pending)
+    advance(len(items) - done)
     if added.new or added.changed:
         with gallery.store.writing():
             gallery.store.settle()
@@ -119,10 +121,13 @@ def _named(
     items: Sequence[Item], folder: Path, allowed: Sequence[Path], added: Added
 ) -> Iterator[tuple[Path, Item]]:
     """Yield the pictures that may be indexed by their absolute paths; tell of the others."""
-    seen = set()
+    seen: set[bytes] = set()
     for item in items:
         path = Path(os.path.normpath(folder / item.file_name))
-        if path in seen:
+        digest = hashlib.blake2b(
+            str(path).encode("utf-8", "surrogatepass"), digest_size=16
+        ).digest()
+        if digest in seen:
             added.broken[item.file_name] = f"{item.file_name}: named twice; the first counts"
         elif not _encodable(str(path)):
             name = item.file_name.encode("utf-8", "backslashreplace").decode()
@@ -132,7 +137,7 @@ def _named(
                 f"{path}: lies outside of {folder}; allow its folder with --root"
             )
         else:
-            seen.add(path)
+            seen.add(digest)
             yield path, item
 
 
@@ -150,32 +155,31 @@ def _metadata(item: Item) -> dict[str, Any]:
     return own if item.instance == item.file_name else {"instance": item.instance, **own}
 
 
-def _known(store: Store, wanted: set[str]) -> Iterator[tuple[str, _Known]]:
-    columns = ("id", *_Known._fields)
-    for batch in store.scan("pictures", columns):
-        for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-            if row[0] in wanted:
-                yield row[0], _Known(*row[1:])
+def _work(named: Iterator[tuple[Path, Item]], store: Store) -> Iterator[Work]:
+    """Put beside each picture what the gallery knows of it, asking for many at a time."""
+    while chunk := {picture_id(path): (path, item) for path, item in islice(named, _ASKED)}:
+        rows = store.get("pictures", "id", list(chunk))
+        known = {row["id"]: _Known(*(row[name] for name in _Known._fields)) for row in rows}
+        yield from ((path, item, known.get(one)) for one, (path, item) in chunk.items())
 
 
 def _ahead(
-    work: Sequence[Work], model: DualPath
+    work: Iterator[Work], model: DualPath
 ) -> Iterator[tuple[Work, Read | PictureError | None]]:
     """Read chunk after chunk in threads, one ahead of what is asked for."""
-    chunks = [work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def begin(chunk: Sequence[Work]) -> list[Future[Read | PictureError | None]]:
-            return [pool.submit(read, one, model) for one in chunk]
+        def begin() -> list[tuple[Work, Future[Read | PictureError | None]]]:
+            return [(one, pool.submit(read, one, model)) for one in islice(work, _CHUNK)]
 
-        coming = begin(chunks[0]) if chunks else []
-        for chunk, following in pairwise([*chunks, []]):
-            current, coming = coming, begin(following)
-            yield from zip(chunk, (future.result() for future in current), strict=True)
+        coming = begin()
+        while coming:
+            current, coming = coming, begin()
+            yield from ((one, future.result()) for one, future in current)
 
 
 def _on_ray(
-    work: Sequence[Work], model: DualPath
+    work: Iterator[Work], model: DualPath
 ) -> Iterator[tuple[Work, Read | PictureError | None]]:
     """Read and embed on a Ray cluster."""
     try:

@@ -7,7 +7,8 @@ id, whoever embedded it and however often, so a gallery holds each exactly once.
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from dualpath.gallery.adding import Read, Work, read
 from dualpath.gallery.errors import GalleryError
 
 _BATCH = 32
+_ROUND = 100_000  # pictures handed over at once: what this process remembers
 
 
 class _Embedder:
@@ -44,7 +46,7 @@ class _Embedder:
 
 
 def read_on_ray(
-    work: Sequence[Work], model: DualPath
+    work: Iterator[Work], model: DualPath
 ) -> Iterator[tuple[Work, Read | PictureError | None]]:
     """Yield each picture with what became of it, in whatever order they are done.
 
@@ -55,21 +57,26 @@ def read_on_ray(
     """
     if model.source is None:
         raise GalleryError("workers load the model from its bundle; save it and load it first")
-    if not work:
-        return
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the caller shows progress
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)  # one CPU writes
+    while chunk := list(islice(work, _ROUND)):
+        yield from _round(chunk, model.source, workers, on_gpus=gpus > 0)
+
+
+def _round(
+    work: list[Work], source: str, workers: int, *, on_gpus: bool
+) -> Iterator[tuple[Work, Read | PictureError | None]]:
     rows = [{"place": place, "work": pickle.dumps(one)} for place, one in enumerate(work)]
     done = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _BATCH)).map_batches(
         _Embedder,
-        fn_constructor_args=(model.source,),
+        fn_constructor_args=(source,),
         batch_size=_BATCH,
-        num_cpus=None if gpus else 1,
-        num_gpus=1 if gpus else None,
+        num_cpus=None if on_gpus else 1,
+        num_gpus=1 if on_gpus else None,
         concurrency=workers,
     )
     for row in done.iter_rows():

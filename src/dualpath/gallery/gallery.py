@@ -1,6 +1,6 @@
 """A gallery: pictures with their vectors, to be filled, searched and looked after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,7 +272,7 @@ class Gallery:
         self._check_filled()
         return upkeep.facets(self.store, self.filled.fields, most)
 
-    def learn(self, roots: Sequence[Path], told: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    def learn(self, roots: Sequence[Path], told: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Remember folders and metadata fields (names of pictures with their metadata)."""
         with self.store.writing():
             self.refresh()
