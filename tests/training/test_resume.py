@@ -91,6 +91,22 @@ def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_we
     assert histories(out) == histories(uninterrupted)
 
 
+def test_a_sampled_classifier_resumes_to_the_same_weights(tmp_path, shapes, cache):
+    sampled = {**RECIPE, "classifier": {"fraction": 0.3, "projection": 16}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(sampled))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    train(Recipe.model_validate(sampled), shapes, whole, cache=cache, display=quiet())
+    process = start(recipe, shapes, out, cache)
+    wait_for(process, out / "training" / "last.pt", 1, 0, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    done = run_cli("train", recipe, "--data", shapes, "--out", out, "--cache", cache, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(out, whole)
+    assert histories(out) == histories(whole)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     tmp_path, shapes, cache, uninterrupted
 ):

@@ -50,7 +50,11 @@ def load_optimizers(
 def _map_rows(state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Change what an optimiser keeps for each row of the classifier."""
     kept = {
-        number: {name: change(v) if v.ndim == 2 else v for name, v in entries.items()}
+        number: {name: change(v) if _is_rows(v) else v for name, v in entries.items()}
         for number, entries in state["state"].items()
     }
     return {**state, "state": kept}
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
