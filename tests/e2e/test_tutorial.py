@@ -30,7 +30,7 @@ def test_every_command_of_the_tutorial_does_what_it_says(
     text = (DOCS / "search.md").read_text()
     blocks = re.findall(r"<!-- tutorial -->\n```sh\n(.*?)```", text, re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) == 11
+    assert len(commands) == 12
     programs = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -46,8 +46,8 @@ def test_every_command_of_the_tutorial_does_what_it_says(
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         shown[command] = done.stdout
     assert "100 pictures" in shown[commands[1]]
-    assert "100 pictures new" in shown[commands[4]]
-    hits = json.loads(shown[commands[6]])[0]["hits"]
+    assert "100 pictures new" in shown[commands[5]]
+    hits = json.loads(shown[commands[7]])[0]["hits"]
     assert hits
     assert all(h["metadata"]["count"] >= 2 and h["metadata"]["kind"] == "relation" for h in hits)
-    assert "100 pictures, 0 problems" in shown[commands[10]]
+    assert "100 pictures, 0 problems" in shown[commands[11]]

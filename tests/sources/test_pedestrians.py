@@ -28,7 +28,8 @@ def test_every_word_of_the_test_is_in_the_training(tmp_path):
     manifest = read_manifest(tmp_path)
 
     def words(split):
-        return {w for caption in manifest.split(split).captions for w in caption.split()}
+        items = manifest.split(split).items
+        return {w for item in items for caption in item.captions for w in caption.split()}
 
     assert words("test") <= words("train")
 

@@ -19,13 +19,17 @@ def combination(item):
     return number, *sorted(zip(item.metadata["colours"], item.metadata["shapes"], strict=True))
 
 
+def words(split):
+    return {word for item in split.items for caption in item.captions for word in caption.split()}
+
+
 def test_held_out_combinations_are_never_seen_in_training_but_all_words_are(manifest):
-    seen = {combination(item) for item in manifest.split("train").items}
-    words = {word for caption in manifest.split("train").captions for word in caption.split()}
+    training = manifest.split("train")
+    seen = {combination(item) for item in training.items}
     for split in ("val", "test"):
         held_out = manifest.split(split)
         assert not seen & {combination(item) for item in held_out.items}
-        assert {word for caption in held_out.captions for word in caption.split()} <= words
+        assert words(held_out) <= words(training)
 
 
 def test_the_splits_have_the_shares_asked_for(manifest):

@@ -45,12 +45,13 @@ def start(recipe, shapes, out, cache, *options):
 
 
 def wait_for(process, path, stage, epoch, step):
-    """Wait until the training has passed a step (and is somewhere in what follows)."""
+    """Wait until this process has saved a step at or after the one given."""
+    earlier = path.stat().st_mtime_ns if path.exists() else 0
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")
-        if path.exists():
+        if path.exists() and path.stat().st_mtime_ns > earlier:
             _, progress = load_checkpoint(path)
             if (progress.stage, progress.epoch, progress.step) >= (stage, epoch, step):
                 return
