@@ -18,7 +18,7 @@ from dualpath.calibration import Calibration
 from dualpath.data.pictures import decode_picture, survey_pictures
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
-from dualpath.data.views import WHOLE, Renderer, View, side_to_decode
+from dualpath.data.views import Renderer, fixed_views, side_to_decode
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
 from dualpath.runtimes import Engine, Exported, fastest, open_engine
@@ -279,8 +279,8 @@ class DualPath:
 
     @property
     def _renderer(self) -> Renderer:
-        flips = self.recipe.image_encoder.flip_average
-        views = [WHOLE, View(flipped=True)] if flips else [WHOLE]
+        image = self.recipe.image_encoder
+        views = fixed_views(flip=image.flip_average, crops=image.average_crops)
         return Renderer(views, self._size, keep_aspect=self._slides)
 
 

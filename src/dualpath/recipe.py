@@ -115,6 +115,9 @@ class ImageEncoderRecipe(_Strict):
     ``dropout``: of the head's hidden layer.
     ``test_size``: at test the picture keeps its aspect, its shorter side has so many pixels, and
     the network slides over it (the paper's 256); none squashes it to ``input_size``.
+    ``flip_average``, ``average_crops``: what a picture's embedding is the mean of, beside the whole
+    as it is: mirrored, and so many crops, each both ways where mirrored. Training pays nothing;
+    embedding a picture costs one pass for each.
     """
 
     backbone: str = "resnet50"
@@ -127,9 +130,12 @@ class ImageEncoderRecipe(_Strict):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     flip_average: bool = True
+    average_crops: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _slides_over_one_cell(self) -> "ImageEncoderRecipe":
+        if self.test_size is not None and self.average_crops:
+            raise ValueError("test_size slides over the whole picture, set average_crops: 0")
         if self.test_size is not None and self.grid > 1:
             raise ValueError("test_size slides over the picture; that leaves no grid, set grid: 1")
         return self

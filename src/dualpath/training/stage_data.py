@@ -63,7 +63,8 @@ def _pictures(
     random = stage.crops == "random"
     train_views = [] if random else fixed_views(flip=stage.flip, crops=int(stage.crops))
     slides = image.test_size is not None  # and sees more than the kept features
-    val_views = [] if slides else fixed_views(flip=image.flip_average, crops=0)
+    test_views = fixed_views(flip=image.flip_average, crops=image.average_crops)
+    val_views = [] if slides else test_views
     total = len(data.train) * len(train_views) + len(data.val) * len(val_views)
     with display.work("backbone features", total) as advance:
 
