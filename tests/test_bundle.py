@@ -3,12 +3,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
 import dualpath
 from dualpath.bundle import BundleError
 from dualpath.data.pictures import PictureError
+from dualpath.data.views import View, render
+from dualpath.recipe import read_recipe, write_recipe
 
 
 @pytest.fixture
@@ -51,6 +55,27 @@ def test_the_batch_does_not_change_an_embedding(model, shapes):
     assert model.embed_images(pictures) == pytest.approx(
         np.concatenate([model.embed_images([str(path)]) for path in pictures]), abs=1e-5
     )
+
+
+@torch.no_grad()
+def test_a_picture_is_the_mean_of_the_crops_asked_for(copy, shapes, tmp_path):
+    paths = sorted((shapes / "images").iterdir())[:3]
+    _, whole, _ = dualpath.load(copy).embed_folder(paths, tmp_path)
+    write_recipe(
+        read_recipe(copy / "recipe.yaml", ["image_encoder.average_crops=2"]), copy / "recipe.yaml"
+    )
+    model = dualpath.load(copy)
+    model.network.eval()
+    sound, vectors, _ = model.embed_folder(paths, tmp_path)  # not those that were kept
+    assert sound.all()
+    names = [[None, False], [None, True], [0, False], [0, True], [1, False], [1, True]]
+    for path, kept, vector in zip(paths, whole, vectors, strict=True):
+        with Image.open(path) as picture:
+            views = [render(picture, View(*name), 32)[None] for name in names]
+        features = [model.network.image_encoder(view)[0] for view in views]
+        mean = F.normalize(torch.stack(features).mean(0), dim=0)
+        assert vector == pytest.approx(mean.numpy(), abs=1e-5)
+        assert vector != pytest.approx(kept, abs=1e-3)
 
 
 def test_pictures_may_be_files_or_pil_pictures(model, shapes):

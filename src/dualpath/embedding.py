@@ -1,5 +1,6 @@
 """The trained model as its user meets it: pictures and sentences in, unit vectors out."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,8 +225,8 @@ class DualPath:
     ) -> tuple[Mask, Vectors, dict[Path, str]]:
         """Embed picture files, keeping the vectors under ``cache_folder`` between calls.
 
-        A vector is kept under the model's fingerprint and the picture's content, so a changed
-        picture or model is computed anew and an interrupted call continues.
+        A vector is kept under the model's fingerprint, the views it averages and the picture's
+        content, so what changed is computed anew and an interrupted call continues.
 
         Returns:
             which files are sound, (paths,); their unit vectors, (sound files, dim) float32; and the
@@ -233,7 +234,8 @@ class DualPath:
         """
         survey = survey_pictures(paths, cache_folder)
         exact = self.exported is None or self.exported.precision == "fp32"
-        name = self.fingerprint + ("" if exact else "-int8")
+        views = hashlib.blake2b(repr(self._renderer).encode(), digest_size=4).hexdigest()
+        name = f"{self.fingerprint}-{views}" + ("" if exact else "-int8")
         store = VectorStore(cache_folder / "embeddings" / name, self.dim)
         sound = np.flatnonzero(survey.sound)
         hashes = survey.hashes[sound]
