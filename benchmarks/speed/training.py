@@ -121,51 +121,68 @@ def _second_stage(material: Material, negatives: str, asked: float | None = None
 
 
 def _first_stage(material: Material) -> Iterator[Row]:
-    recipe = material.recipe("flickr8k")
-    stage = recipe.stages[0].model_copy(update={"backbone": "frozen"})
-    network = build_network(recipe, material.tokenizer.rows)
-    generator = np.random.default_rng(0)
-    kept = generator.standard_normal((len(material.items), network.image_encoder.backbone_dim))
-    rows = np.arange(len(kept))
-    pictures = FeaturePictures([kept.astype(np.float32)] * 2, [rows, rows])
-    steps = _Steps(recipe, stage, material, pictures, workers=0)
+    yield _beside_its_text_cnn(*_kept_steps(material, "flickr30k"), rounds=5)
+    recipe, steps = _kept_steps(material, "flickr8k")
+    yield _beside_its_text_cnn(recipe, steps, rounds=9)
     batch = steps.batch()
-    text = steps.network.text_encoder
-
-    def of_texts(encoder: nn.Module) -> Callable[[], None]:
-        def run() -> None:
-            encoder(batch.token_ids).sum().backward()
-            encoder.zero_grad(set_to_none=True)
-
-        return run
-
     captions = len(batch.token_ids)
-    what = f"Stage I step of recipes/flickr8k.yaml, {stage.batch_size} pictures x {captions}"
     yield paired(
         "training",
-        what,
-        steps.step,
-        "forward and backward of the text CNN",
-        of_texts(text),
-        rounds=9,
-        asked=1 / 1.1,
-    )
-    yield paired(
-        "training",
-        what,
+        _name(recipe, steps),
         steps.step,
         "forward and backward of both paths",
         _bare(steps.network, batch.pictures, batch.token_ids),
         rounds=9,
     )
+    recurrent = BiGRU(material.tokenizer.rows, recipe.text_encoder.embedding_dim)
     yield paired(
         "training",
         f"forward and backward of the text CNN, {captions} captions",
-        of_texts(text),
+        _of_texts(steps.network.text_encoder, batch.token_ids),
         "a bidirectional GRU of 1,024 units",
-        of_texts(BiGRU(material.tokenizer.rows, recipe.text_encoder.embedding_dim)),
+        _of_texts(recurrent, batch.token_ids),
         rounds=5,
     )
+
+
+def _kept_steps(material: Material, name: str) -> tuple[Recipe, _Steps]:
+    """Return the steps of a recipe's Stage I on kept features (random numbers of their shape)."""
+    recipe = material.recipe(name)
+    stage = recipe.stages[0].model_copy(update={"backbone": "frozen", "crops": 0})
+    network = build_network(recipe, material.tokenizer.rows)
+    generator = np.random.default_rng(0)
+    kept = generator.standard_normal((len(material.items), network.image_encoder.backbone_dim))
+    rows = np.arange(len(kept))
+    pictures = FeaturePictures([kept.astype(np.float32)] * 2, [rows, rows])
+    return recipe, _Steps(recipe, stage, material, pictures, workers=0)
+
+
+def _name(recipe: Recipe, steps: _Steps) -> str:
+    pictures = steps.stage.batch_size
+    captions = pictures * steps.stage.captions_per_picture
+    return f"Stage I step of recipes/{recipe.name}.yaml, {pictures} pictures x {captions}"
+
+
+def _beside_its_text_cnn(recipe: Recipe, steps: _Steps, rounds: int) -> Row:
+    encoder, text = steps.network.text_encoder, recipe.text_encoder
+    placed = augment_words(encoder, steps.batch().token_ids, text)
+    return paired(
+        "training",
+        _name(recipe, steps),
+        steps.step,
+        "forward and backward of its text CNN",
+        _of_texts(encoder, placed),
+        rounds=rounds,
+        asked=1 / 1.1,
+    )
+
+
+def _of_texts(encoder: nn.Module, token_ids: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        encoder(token_ids).sum().backward()
+        encoder.zero_grad(set_to_none=True)
+
+    return run
 
 
 class BiGRU(nn.Module):
