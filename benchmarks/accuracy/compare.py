@@ -260,7 +260,7 @@ def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) ->
 
 
 def _tokens(data: Data, captions: np.ndarray) -> Tensor:
-    return torch.from_numpy(trim_padding(data.table.token_ids[captions]))
+    return torch.from_numpy(trim_padding(data.table.token_ids[captions]).astype(np.int64))
 
 
 def _cells(features: Tensor, row: Row) -> Tensor:
