@@ -119,7 +119,9 @@ def build_optimizers(
 
 def _optimizer(recipe: OptimizerRecipe, options: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if recipe.name == "sgd":
-        return torch.optim.SGD(options, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.SGD(
+            options, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+        )
     return torch.optim.AdamW(options, fused=True)
 
 
