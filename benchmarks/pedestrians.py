@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dualpath.evaluation.evaluate import evaluate
-from dualpath.recipe import Recipe, read_recipe
+from dualpath.recipe import Recipe
+from dualpath.recipe_file import read_recipe
 from dualpath.training.progress import Display
 from dualpath.training.train import train
 

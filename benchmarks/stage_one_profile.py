@@ -22,7 +22,7 @@ from dualpath.data.pairs import EpochPlan, FeaturePictures, PairDataset, tabulat
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network
-from dualpath.recipe import read_recipe
+from dualpath.recipe_file import read_recipe
 from dualpath.training.stages import augment_words, build_optimizers, stage_losses
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "flickr8k.yaml"

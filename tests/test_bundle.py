@@ -12,7 +12,7 @@ import dualpath
 from dualpath.bundle import BundleError
 from dualpath.data.pictures import PictureError
 from dualpath.data.views import View, render
-from dualpath.recipe import read_recipe, write_recipe
+from dualpath.recipe_file import read_recipe, write_recipe
 
 
 @pytest.fixture

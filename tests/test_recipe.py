@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dualpath.recipe import RecipeError, read_recipe, write_recipe
+from dualpath.recipe_file import RecipeError, read_recipe, write_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 MINIMAL = "name: x\nstages: [{name: one, epochs: 2, instance: {}}]\n"

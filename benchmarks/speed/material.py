@@ -13,7 +13,8 @@ from dualpath.data.manifest import read_manifest
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.embedding import DualPath
 from dualpath.models.dual_path import build_network, complete_recipe
-from dualpath.recipe import Recipe, read_recipe
+from dualpath.recipe import Recipe
+from dualpath.recipe_file import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PICTURE = (500, 375)  # pixels, as Flickr serves them

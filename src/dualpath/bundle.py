@@ -20,7 +20,8 @@ from torch import nn
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.models.dual_path import DualPathNetwork, build_network
 from dualpath.models.text_transformer import SentenceEncoderError, TextTransformer
-from dualpath.recipe import Recipe, RecipeError, TextEncoderRecipe, read_recipe, write_recipe
+from dualpath.recipe import Recipe, TextEncoderRecipe
+from dualpath.recipe_file import RecipeError, read_recipe, write_recipe
 
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"

@@ -64,7 +64,7 @@ def train(
         raise typer.BadParameter("a training needs --data and --out")
     with errors_for_people("; go on with --resume"):
         from dualpath.evaluation.report import metrics_table
-        from dualpath.recipe import read_recipe
+        from dualpath.recipe_file import read_recipe
         from dualpath.training.together import meet_processes
         from dualpath.training.train import train as run
 
@@ -240,7 +240,7 @@ def _dry_run(recipe: Path, overrides: list[str] | None) -> None:
     with errors_for_people():
         from rich.table import Table
 
-        from dualpath.recipe import read_recipe
+        from dualpath.recipe_file import read_recipe
         from dualpath.training.dry_run import dry_run
 
         for stage in dry_run(read_recipe(recipe, overrides)):

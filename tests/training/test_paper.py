@@ -17,7 +17,8 @@ from dualpath.losses.ranking import mined_ranking_loss
 from dualpath.models.dual_path import build_network
 from dualpath.models.image_cnn import create_backbone
 from dualpath.models.text_cnn import TextCNN
-from dualpath.recipe import Recipe, RecipeError, read_recipe
+from dualpath.recipe import Recipe
+from dualpath.recipe_file import RecipeError, read_recipe
 from dualpath.training.clusters import ClusterError, cluster_instances
 from dualpath.training.dry_run import dry_run
 from dualpath.training.feature_cache import cached_features

@@ -7,7 +7,8 @@ import torch
 
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network, complete_recipe
-from dualpath.recipe import ExpectedRecipe, Recipe, RecipeError, StageRecipe
+from dualpath.recipe import ExpectedRecipe, Recipe, StageRecipe
+from dualpath.recipe_file import RecipeError
 from dualpath.training.stages import (
     augment_words,
     build_classifier,

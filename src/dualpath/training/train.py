@@ -16,7 +16,8 @@ from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import instance_numbers
 from dualpath.models.dual_path import build_network, complete_recipe
 from dualpath.models.text_transformer import TextTransformer
-from dualpath.recipe import Recipe, read_recipe, write_recipe
+from dualpath.recipe import Recipe
+from dualpath.recipe_file import read_recipe, write_recipe
 from dualpath.training.checkpoints import CheckpointError
 from dualpath.training.clusters import cluster_instances
 from dualpath.training.feature_cache import cached_features
