@@ -201,10 +201,13 @@ def _fit(
     unknown: int,
 ) -> float:
     """Train for so many seconds of this process and return the number of epochs done."""
-    matrices = [p for p in system.parameters() if p.ndim > 1]
-    vectors = [p for p in system.parameters() if p.ndim < 2]
+    sparse = system.sparse_parameters()
+    dense = [p for p in system.parameters() if all(p is not other for other in sparse)]
+    matrices, vectors = [p for p in dense if p.ndim > 1], [p for p in dense if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0}]
-    optimizer = torch.optim.AdamW(groups, lr=job.rate, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=job.rate, fused=True)]
+    if sparse:
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=job.rate))
     system.train()
     steps, per_epoch = 0, len(picked) // BATCH
     begun = time.process_time()
@@ -215,7 +218,7 @@ def _fit(
             if share >= 1:
                 return round(steps / per_epoch, 1)
             rate = job.rate * min(1, share / 0.03 + 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
-            for group in optimizer.param_groups:
+            for group in (group for one in optimizers for group in one.param_groups):
                 group["lr"] = rate
             pictures = order[start : start + BATCH]
             draw = np.random.default_rng((job.seed, steps))
@@ -234,10 +237,11 @@ def _fit(
                 torch.from_numpy(owners),
                 torch.from_numpy(data.table.instance_ids[pictures]),
             )
-            optimizer.zero_grad(set_to_none=True)
+            system.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(system.parameters(), 2.0)
-            optimizer.step()
+            torch.nn.utils.clip_grad_norm_(dense, 2.0)
+            for optimizer in optimizers:
+                optimizer.step()
             steps += 1
 
 
