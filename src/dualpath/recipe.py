@@ -279,6 +279,9 @@ class Recipe(_Strict):
     ``scale``: the number of training pictures that epochs, batches and rates are written for; with
     more or fewer of them they follow the rules of ``training/scaling.py``.
 
+    ``parts``: the embedding is so many vectors of ``dim / parts`` numbers side by side, each with
+    heads, classes and losses of its own: an ensemble in one network.
+
     ``relu`` true: the losses see the features after the heads' last ReLU and the test features
     are taken before it, as in the paper's code; false: both are taken before it.
     """
@@ -289,6 +292,7 @@ class Recipe(_Strict):
     split: SplitRecipe = SplitRecipe()
     expected: ExpectedRecipe | None = None
     dim: Positive = 2048
+    parts: Positive = 1
     relu: bool = False
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     text_encoder: TextEncoderRecipe = TextEncoderRecipe()
@@ -298,3 +302,11 @@ class Recipe(_Strict):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     workers: Annotated[int, Field(ge=0)] = 2
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 5.0
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> "Recipe":
+        if self.dim % self.parts:
+            raise ValueError(f"dim ({self.dim}) cannot be cut into {self.parts} equal parts")
+        if self.parts > 1 and self.classifier.projection is not None:
+            raise ValueError("classifier.projection mixes the parts; leave it out, or set parts: 1")
+        return self

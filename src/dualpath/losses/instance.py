@@ -5,12 +5,14 @@ eq. 3 to 5.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from dualpath.losses.parts import mean_over_parts
 from dualpath.processes import (
     gather_shares,
     max_over_processes,
@@ -65,6 +67,7 @@ class InstanceClassifier(nn.Module):
         projection: project features to so many numbers first, which makes the classifier smaller.
         fraction: of the classes, so many are in a step: those of the batch, and others drawn at
             random (An et al., "Partial FC", ICCV workshops 2021). Gradients are then sparse.
+        parts: of features and classifier, each of which tells the classes apart by itself.
 
     Attributes:
         weight: (own classes, width), uniform in +-0.1 sqrt(3 / width) at first (authors' code).
@@ -84,6 +87,7 @@ class InstanceClassifier(nn.Module):
         shared: bool = True,
         projection: int | None = None,
         fraction: float = 1.0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.register_buffer("class_of", class_of, persistent=False)
@@ -91,6 +95,7 @@ class InstanceClassifier(nn.Module):
         if self.classes < processes():
             raise ValueError(f"{self.classes} classes cannot be shared by {processes()} processes")
         self.fraction = fraction
+        self.parts = parts
         self._own = share(self.classes)
         width = projection or dim
         self.weight = nn.Parameter(self._draw(width))
@@ -171,14 +176,24 @@ class InstanceClassifier(nn.Module):
             features = self.projection(features)
         features = F.dropout(features, dropout, self.training)
         if rows is None and processes() == 1:
-            return instance_loss(features, weight, classes, scale=scale)
+            return mean_over_parts(
+                partial(instance_loss, instance_ids=classes, scale=scale),
+                self.parts,
+                features,
+                weight,
+            )
         local = classes - self._own.start
         here = (local >= 0) & (local < len(weight))
         if rows is not None:
             weight = F.embedding(rows, weight, sparse=True)
             local = torch.searchsorted(rows, local)
-        logits = _logits(features, weight, scale)
-        return _softmax_loss(logits, local.where(here, -1), (classes >= 0).sum())
+        columns, count = local.where(here, -1), (classes >= 0).sum()
+        return mean_over_parts(
+            lambda own, rows: _softmax_loss(_logits(own, rows, scale), columns, count),
+            self.parts,
+            features,
+            weight,
+        )
 
     def share_gradients(self) -> None:
         """Make the gradients those of one loss, after the backward pass of all processes."""

@@ -107,6 +107,7 @@ def build_network(
             mean=image.mean,
             std=image.std,
             dropout=image.dropout,
+            parts=recipe.parts,
         ),
         _text_encoder(recipe, embedding_rows, load=load_backbone),
     )
@@ -117,7 +118,11 @@ def _text_encoder(recipe: Recipe, embedding_rows: int, *, load: bool) -> TextEnc
     if text.transformer is not None:
         backbone = create_sentence_encoder(text.transformer, load=load)
         return TextTransformer(
-            backbone, recipe.dim, hidden=_TRANSFORMER_HIDDEN, dropout=text.dropout
+            backbone,
+            recipe.dim,
+            hidden=_TRANSFORMER_HIDDEN,
+            dropout=text.dropout,
+            parts=recipe.parts,
         )
     if text.trunk == "residual":
         return ResidualTextCNN(

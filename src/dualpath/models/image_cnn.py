@@ -30,6 +30,7 @@ class ImageCNN(nn.Module):
         window: side of the last map at the input size, what its pooling covers when it slides.
         hidden: width between the two layers of the head.
         dropout: of that layer.
+        parts: of the output, each with a head of its own.
         mean, std: of RGB in [0, 1], what the backbone was trained with.
     """
 
@@ -47,6 +48,7 @@ class ImageCNN(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         dropout: float = 0.0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         # On a CPU, convolutions are about twice as fast over channels-last memory.
@@ -55,7 +57,7 @@ class ImageCNN(nn.Module):
         self.window = window
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.head = head(backbone_dim, hidden, dim, dropout)
+        self.head = head(backbone_dim, hidden, dim, dropout=dropout, parts=parts)
         self._mode: BackboneMode = "trained"
         self._momentum = {n: norm.momentum for n, norm in _batch_norms(self.backbone).items()}
 

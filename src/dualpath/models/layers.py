@@ -40,12 +40,26 @@ def batch_norm(channels: int) -> BatchNorm:
     return BatchNorm(channels, eps=1e-3, momentum=_RUNNING_RATE)
 
 
-def head(features: int, hidden: int, dim: int, dropout: float = 0.0) -> nn.Sequential:
+class SideBySide(nn.ModuleList):
+    """Modules that see the same; what they give stands side by side, (batch, sum of widths)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call all of them."""
+        return torch.cat([module(x) for module in self], dim=1)
+
+
+def head(
+    features: int, hidden: int, dim: int, *, dropout: float = 0.0, parts: int = 1
+) -> nn.Module:
     """Linear, BN, ReLU, linear, BN: what stands between pretrained features and the space.
 
     Args:
         dropout: of the hidden layer.
+        parts: of the output, each with layers of its own.
     """
+    if parts > 1:
+        own = (head(features, hidden, dim // parts, dropout=dropout) for _ in range(parts))
+        return SideBySide(own)
     layers = nn.Sequential(
         nn.Linear(features, hidden, bias=False),
         batch_norm(hidden),

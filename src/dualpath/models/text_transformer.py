@@ -29,13 +29,16 @@ class TextTransformer(nn.Module):
         dim: width of the output.
         hidden: width between the two layers of the head.
         dropout: of that layer.
+        parts: of the output, each with a head of its own.
     """
 
-    def __init__(self, backbone: Any, dim: int, *, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, backbone: Any, dim: int, *, hidden: int, dropout: float = 0.0, parts: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_dim = int(backbone.config.hidden_size)
-        self.head = head(self.backbone_dim, hidden, dim, dropout)
+        self.head = head(self.backbone_dim, hidden, dim, dropout=dropout, parts=parts)
         self._mode: SentenceMode = "trained"
 
     def forward(self, token_ids: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dualpath.losses.instance import InstanceClassifier
+from dualpath.losses.parts import mean_over_parts
 from dualpath.losses.ranking import contrastive_loss, mined_ranking_loss, ranking_loss
 from dualpath.models.dual_path import DualPathNetwork, TextEncoder
 from dualpath.models.text_cnn import TextCNN
@@ -75,6 +77,7 @@ def build_classifier(recipe: Recipe, class_of: Tensor) -> InstanceClassifier:
         shared=classifier.shared,
         projection=classifier.projection,
         fraction=classifier.fraction,
+        parts=recipe.parts,
     )
 
 
@@ -197,6 +200,8 @@ def stage_losses(
     owners: Tensor,
     instance_ids: Tensor,
     mined: Mined | None = None,
+    *,
+    parts: int = 1,
 ) -> dict[str, Tensor]:
     """Return the weighted losses of a stage by name; their sum is what is minimised.
 
@@ -206,6 +211,7 @@ def stage_losses(
         owners: (m,) int64, the picture of each caption. instance_ids: (n,) int64.
         mined: a hard caption for each picture, where the stage mines them; they count in the
             instance loss as captions of their own instances do (authors' code).
+        parts: of the features, each of which has all losses; so has the classifier.
     """
     losses: dict[str, Tensor] = {}
     text_ids = instance_ids[owners]
@@ -222,29 +228,41 @@ def stage_losses(
         losses["instance_image"] = recipe.image_weight * image_loss
         losses["instance_text"] = recipe.text_weight * text_loss
     if stage.ranking and mined is not None:
-        losses["ranking"] = stage.ranking.weight * mined_ranking_loss(
+        losses["ranking"] = stage.ranking.weight * mean_over_parts(
+            partial(
+                mined_ranking_loss,
+                owners=owners,
+                instance_ids=instance_ids,
+                margin=stage.ranking.margin,
+            ),
+            parts,
             image_features,
             text_features,
             mined.features,
-            owners,
-            instance_ids,
-            margin=stage.ranking.margin,
         )
     elif stage.ranking and stage.ranking.negatives != "mined":
-        losses["ranking"] = stage.ranking.weight * ranking_loss(
+        losses["ranking"] = stage.ranking.weight * mean_over_parts(
+            partial(
+                ranking_loss,
+                owners=owners,
+                instance_ids=instance_ids,
+                margin=stage.ranking.margin,
+                negatives=stage.ranking.negatives,
+            ),
+            parts,
             image_features,
             text_features,
-            owners,
-            instance_ids,
-            margin=stage.ranking.margin,
-            negatives=stage.ranking.negatives,
         )
     if stage.contrastive:
-        losses["contrastive"] = stage.contrastive.weight * contrastive_loss(
+        losses["contrastive"] = stage.contrastive.weight * mean_over_parts(
+            partial(
+                contrastive_loss,
+                owners=owners,
+                instance_ids=instance_ids,
+                temperature=stage.contrastive.temperature,
+            ),
+            parts,
             image_features,
             text_features,
-            owners,
-            instance_ids,
-            temperature=stage.contrastive.temperature,
         )
     return losses

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dualpath.data.pairs import Batch, CaptionTable
 from dualpath.losses.distillation import distillation_loss
 from dualpath.losses.instance import InstanceClassifier
+from dualpath.losses.parts import mean_over_parts
 from dualpath.processes import gather_shares, processes, rank, share
 from dualpath.recipe import Recipe, StageRecipe
 from dualpath.training.distillation import Teacher
@@ -76,12 +77,13 @@ def step_losses(
         batch.owners,
         batch.instance_ids,
         None if mined_ids is None else Mined(text_features[captions:], mined_ids),
+        parts=recipe.parts,
     )
     if stage.distillation is not None:
         assert batch.targets is not None
         targets = [batch.targets] if unpaired is None else [batch.targets, unpaired[1]]
-        losses["distillation"] = stage.distillation.weight * distillation_loss(
-            text_features, torch.cat(targets)
+        losses["distillation"] = stage.distillation.weight * mean_over_parts(
+            distillation_loss, recipe.parts, text_features, torch.cat(targets)
         )
     return losses
 
