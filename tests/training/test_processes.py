@@ -79,7 +79,7 @@ def step_of_a_process(number, count, folder, options):
 
 
 @pytest.mark.parametrize(
-    ("count", "options"), [(2, {"shared": False}), (2, {"projection": 5}), (4, {})]
+    ("count", "options"), [(2, {"shared": False}), (2, {"projection": 5}), (4, {"parts": 2})]
 )
 def test_losses_gradients_and_statistics_are_those_of_one_process(tmp_path, count, options):
     mp.spawn(step_of_a_process, (count, tmp_path, options), nprocs=count)

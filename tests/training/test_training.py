@@ -9,6 +9,7 @@ from PIL import Image
 from dualpath.data.manifest import ManifestError, read_manifest, write_manifest
 from dualpath.data.pairs import EpochPlan, tabulate_captions
 from dualpath.data.tokenizer import Tokenizer
+from dualpath.embedding import load
 from dualpath.evaluation.evaluate import evaluate
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network
@@ -167,6 +168,19 @@ def test_every_way_of_viewing_a_picture_trains(tmp_path, shapes, cache):
         recipe = small_recipe(stages=[{**ONE_STAGE[0], **changes}], workers=2)
         model = train(recipe, shapes, tmp_path / str(number), cache=cache, display=quiet())
         assert math.isfinite(model.metrics["history"][0]["losses"]["instance_image"])
+
+
+def test_a_model_in_parts_trains_and_is_loaded_as_it_was(tmp_path, shapes, cache):
+    mined = {**SMALL["stages"][1], "ranking": {"negatives": "mined", "candidates": 8}}
+    recipe = small_recipe(parts=4, stages=[SMALL["stages"][0], mined, SMALL["stages"][1]])
+    model = train(recipe, shapes, tmp_path, cache=cache, display=quiet())
+    losses = [entry["losses"]["instance_text"] for entry in model.metrics["history"]]
+    assert losses[-1] < losses[0]
+    loaded = load(tmp_path)
+    sentences = ["a red circle", "two small stars"]
+    assert (loaded.embed_texts(sentences) == model.embed_texts(sentences)).all()
+    again = evaluate(loaded, shapes, split="val", cache=cache)
+    assert again["rsum"] == pytest.approx(model.metrics["validation"]["rsum"])
 
 
 @pytest.mark.parametrize("relu", [True, False])
