@@ -176,24 +176,16 @@ class InstanceClassifier(nn.Module):
             features = self.projection(features)
         features = F.dropout(features, dropout, self.training)
         if rows is None and processes() == 1:
-            return mean_over_parts(
-                partial(instance_loss, instance_ids=classes, scale=scale),
-                self.parts,
-                features,
-                weight,
-            )
+            loss = partial(instance_loss, instance_ids=classes, scale=scale)
+            return mean_over_parts(loss, self.parts, features, weight)
         local = classes - self._own.start
         here = (local >= 0) & (local < len(weight))
         if rows is not None:
             weight = F.embedding(rows, weight, sparse=True)
             local = torch.searchsorted(rows, local)
-        columns, count = local.where(here, -1), (classes >= 0).sum()
-        return mean_over_parts(
-            lambda own, rows: _softmax_loss(_logits(own, rows, scale), columns, count),
-            self.parts,
-            features,
-            weight,
-        )
+        count = (classes >= 0).sum()
+        loss = partial(_softmax_loss, columns=local.where(here, -1), count=count, scale=scale)
+        return mean_over_parts(loss, self.parts, features, weight)
 
     def share_gradients(self) -> None:
         """Make the gradients those of one loss, after the backward pass of all processes."""
@@ -225,14 +217,17 @@ def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
     return logits * (1.0 if scale is None else scale)
 
 
-def _softmax_loss(logits: Tensor, columns: Tensor, count: Tensor) -> Tensor:
-    """Cross-entropy whose classes are spread over the processes.
+def _softmax_loss(
+    features: Tensor, weight: Tensor, *, columns: Tensor, count: Tensor, scale: float | None
+) -> Tensor:
+    """:func:`instance_loss` whose classes are spread over the processes.
 
     Args:
-        logits: (batch, classes of this process).
+        features: (batch, dim). weight: (classes of this process, dim).
         columns: (batch,) int64, the column of each row's class; -1: another process has it.
         count: rows that have a class at all.
     """
+    logits = _logits(features, weight, scale)
     highest = max_over_processes(logits.detach().amax(dim=1))
     powers = sum_over_processes((logits - highest[:, None]).exp().sum(dim=1))
     own = logits.gather(1, columns.clamp(min=0)[:, None])[:, 0] * (columns >= 0)

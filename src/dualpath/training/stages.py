@@ -213,6 +213,11 @@ def stage_losses(
             instance loss as captions of their own instances do (authors' code).
         parts: of the features, each of which has all losses; so has the classifier.
     """
+
+    def over_parts(loss: Callable[..., Tensor], *further: Tensor, **options: Any) -> Tensor:
+        of_part = partial(loss, owners=owners, instance_ids=instance_ids, **options)
+        return mean_over_parts(of_part, parts, image_features, text_features, *further)
+
     losses: dict[str, Tensor] = {}
     text_ids = instance_ids[owners]
     if stage.instance:
@@ -228,41 +233,15 @@ def stage_losses(
         losses["instance_image"] = recipe.image_weight * image_loss
         losses["instance_text"] = recipe.text_weight * text_loss
     if stage.ranking and mined is not None:
-        losses["ranking"] = stage.ranking.weight * mean_over_parts(
-            partial(
-                mined_ranking_loss,
-                owners=owners,
-                instance_ids=instance_ids,
-                margin=stage.ranking.margin,
-            ),
-            parts,
-            image_features,
-            text_features,
-            mined.features,
+        losses["ranking"] = stage.ranking.weight * over_parts(
+            mined_ranking_loss, mined.features, margin=stage.ranking.margin
         )
     elif stage.ranking and stage.ranking.negatives != "mined":
-        losses["ranking"] = stage.ranking.weight * mean_over_parts(
-            partial(
-                ranking_loss,
-                owners=owners,
-                instance_ids=instance_ids,
-                margin=stage.ranking.margin,
-                negatives=stage.ranking.negatives,
-            ),
-            parts,
-            image_features,
-            text_features,
+        losses["ranking"] = stage.ranking.weight * over_parts(
+            ranking_loss, margin=stage.ranking.margin, negatives=stage.ranking.negatives
         )
     if stage.contrastive:
-        losses["contrastive"] = stage.contrastive.weight * mean_over_parts(
-            partial(
-                contrastive_loss,
-                owners=owners,
-                instance_ids=instance_ids,
-                temperature=stage.contrastive.temperature,
-            ),
-            parts,
-            image_features,
-            text_features,
+        losses["contrastive"] = stage.contrastive.weight * over_parts(
+            contrastive_loss, temperature=stage.contrastive.temperature
         )
     return losses
