@@ -8,7 +8,8 @@ import dualpath
 from dualpath import exporting
 from dualpath.bundle import BundleError
 from dualpath.exporting import ExportError, export
-from tests.conftest import quiet, run_cli, small_recipe
+from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
+from tests.models.sentence_encoder import write_sentence_encoder
 
 
 @pytest.fixture
@@ -30,15 +31,58 @@ def pretend_it_is_fast(folder):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_an_exported_image_path_is_picked_up_and_gives_what_torch_gives(copy, shapes, runtime):
     exported = export(copy, shapes, runtime=runtime)
-    assert exported.cosine > 0.9999
+    assert all(one.cosine > 0.9999 for one in exported)
     pretend_it_is_fast(copy)
     model, torch_model = dualpath.load(copy), dualpath.load(copy, runtime="torch")
-    assert model.exported is not None
-    assert model.exported.runtime == runtime
-    assert torch_model.exported is None
+    assert model.exported["image_encoder"].runtime == runtime
+    assert torch_model.exported == {}
     got, expected = (m.embed_images(pictures(shapes), batch_size=3) for m in (model, torch_model))
     assert got == pytest.approx(expected, abs=1e-4)
     assert got.dtype == np.float32
+
+
+SENTENCES = ["a", "", "a red star", "unheard of", "two small blue circles above a big green square"]
+SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}
+STILL = {**SHALLOW, "position_shift": False}
+ONE_STAGE = [{**STAGE, "name": "instance", "backbone": "frozen", "epochs": 1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime"),
+    [
+        pytest.param(SHALLOW, "openvino", id="the paper's, all placements averaged"),
+        pytest.param({**STILL, "padding": "unmasked"}, "onnxruntime", id="the paper's, unmasked"),
+        pytest.param({**STILL, "trunk": "residual"}, "openvino", id="residual, maximum"),
+        pytest.param(
+            {**STILL, "trunk": "residual", "pooling": "mean"}, "onnxruntime", id="residual, mean"
+        ),
+        pytest.param(None, "openvino", id="a sentence encoder"),
+    ],
+)
+def test_every_text_path_is_exported_and_gives_what_torch_gives(
+    text, runtime, shapes, cache, tmp_path
+):
+    if text is None:
+        text = {"transformer": str(write_sentence_encoder(tmp_path / "encoder"))}
+    recipe = small_recipe(text_encoder=text, stages=ONE_STAGE)
+    trained = dualpath.train(recipe, shapes, tmp_path / "model", cache=cache, display=quiet())
+    export(tmp_path / "model", shapes, runtime=runtime)
+    pretend_it_is_fast(tmp_path / "model")
+    model = dualpath.load(tmp_path / "model")
+    assert model.exported["text_encoder"].runtime == runtime
+    expected = trained.embed_texts(SENTENCES)
+    assert model.embed_texts(SENTENCES) == pytest.approx(expected, abs=1e-5)
+    for sentence, vector in zip(SENTENCES, expected, strict=True):
+        assert model.embed_texts([sentence])[0] == pytest.approx(vector, abs=1e-5)
+
+
+def test_placements_in_unmasked_padding_are_left_to_torch(shapes, cache, tmp_path):
+    recipe = small_recipe(text_encoder={**SHALLOW, "padding": "unmasked"}, stages=ONE_STAGE)
+    dualpath.train(recipe, shapes, tmp_path, cache=cache, display=quiet())
+    told = []
+    exported = export(tmp_path, shapes, runtime="onnxruntime", say=told.append)
+    assert [one.encoder for one in exported] == ["image_encoder"]
+    assert any("left to torch" in line for line in told)
 
 
 def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes):
@@ -47,7 +91,9 @@ def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes)
     assert "R@1: torch" in done.stderr
     assert (copy / "image_encoder.int8.xml").is_file()
     pretend_it_is_fast(copy)
-    assert "openvino, int8" in run_cli("info", copy).stdout
+    described = run_cli("info", copy).stdout
+    assert "openvino, int8" in described
+    assert "openvino, fp32" in described  # sentences
 
 
 def test_what_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch):
@@ -70,7 +116,7 @@ def test_a_model_that_slides_over_pictures_is_exported_with_free_sides(shapes, c
     image = {**small_recipe().image_encoder.model_dump(mode="json"), "test_size": 40}
     recipe = small_recipe(image_encoder=image)
     dualpath.train(recipe, shapes, tmp_path / "slides", cache=cache, display=quiet())
-    assert export(tmp_path / "slides", shapes).cosine > 0.9999
+    assert export(tmp_path / "slides", shapes)[0].cosine > 0.9999
 
 
 def test_an_export_of_other_weights_is_not_used(copy, shapes):
@@ -86,8 +132,8 @@ def test_an_export_of_other_weights_is_not_used(copy, shapes):
 def test_saving_over_a_bundle_removes_what_was_exported_from_it(copy, shapes):
     export(copy, shapes, runtime="onnxruntime")
     dualpath.load(copy).save_pretrained(copy)
-    assert not (copy / "image_encoder.fp32.onnx").exists()
-    assert dualpath.load(copy).exported is None
+    assert not list(copy.glob("*.onnx"))
+    assert dualpath.load(copy).exported == {}
 
 
 def test_a_damaged_export_is_named(copy, shapes):

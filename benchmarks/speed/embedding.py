@@ -14,7 +14,7 @@ from dualpath.data.views import side_to_decode
 from dualpath.embedding import DualPath, load
 from dualpath.exporting import ExportError, export
 from dualpath.models.text_cnn import TextCNN
-from dualpath.runtimes import open_engine
+from dualpath.runtimes import Engine, open_engine
 from training import BiGRU
 
 PICTURES = 64
@@ -77,7 +77,7 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
     ):
         told: list[str] = []
         try:
-            exported = export(
+            exported, *sentences = export(
                 bundle, material.data, runtime=runtime, precision=precision, say=told.append
             )
         except ExportError as error:
@@ -100,16 +100,18 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
                 )
         if (runtime, precision) == ("openvino", "int8"):
             yield _files_in_runtime(material, bundle, name)
+        if precision == "fp32" and sentences:
+            yield from _sentences_in_runtime(material, model, bundle / sentences[0].file, name)
 
 
 def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
     model: DualPath = load(bundle)
     files = material.files[:PICTURES]
-    assert model.exported is not None
-    engine = open_engine(bundle / model.exported.file)
+    exported = model.exported["image_encoder"]
+    engine = open_engine(bundle / exported.file)
     views = torch.cat([model.render(Image.open(path)) for path in files]).numpy()
     step = 32 * len(model.render(Image.open(files[0])))
-    runtime = f"{model.exported.runtime} {model.exported.precision}"
+    runtime = f"{exported.runtime} {exported.precision}"
     return paired(
         "pictures",
         f"{PICTURES} JPEG files to vectors, {name}, {runtime}",
@@ -118,6 +120,30 @@ def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
         lambda: [engine(views[i : i + step]) for i in range(0, len(views), step)],
         asked=0.9,
     )
+
+
+def _sentences_in_runtime(
+    material: Material, model: DualPath, path: Path, name: str
+) -> Iterator[Row]:
+    engine: Engine = open_engine(path)
+    converted = DualPath(
+        model.network,
+        model.tokenizer,
+        model.recipe,
+        device="cpu",
+        engines={"text_encoder": engine},
+    )
+    runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
+    for count in (1, 256):
+        sentences = material.captions[:count]
+        yield paired(
+            "runtimes",
+            f"{count} sentence{'s' if count > 1 else ''} to vectors, {name}, {runtime} fp32",
+            lambda sentences=sentences: converted.embed_texts(sentences),
+            "eager torch",
+            lambda sentences=sentences: model.embed_texts(sentences),
+            rounds=9,
+        )
 
 
 def text_rows(material: Material) -> Iterator[Row]:

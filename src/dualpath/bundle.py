@@ -26,8 +26,8 @@ from dualpath.recipe_file import RecipeError, read_recipe, write_recipe
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"
 SENTENCE_ENCODER = "sentence_encoder.json"  # the configuration of a transformer text path
-RUNTIMES, EXPORTED = "runtimes.json", "image_encoder.*"  # see runtimes.py
-FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, RUNTIMES, EXPORTED)
+RUNTIMES, EXPORTED = "runtimes.json", ("image_encoder.*", "text_encoder.*")  # see runtimes.py
+FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, RUNTIMES, *EXPORTED)
 _FORMAT = "dualpath-1"
 
 
@@ -51,8 +51,9 @@ def write_bundle(folder: Path, parts: Parts) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in (folder / RUNTIMES, *folder.glob(EXPORTED)):
-            stale.unlink(missing_ok=True)
+        for pattern in (RUNTIMES, *EXPORTED):
+            for stale in folder.glob(pattern):
+                stale.unlink()
         write_recipe(parts.recipe, folder / RECIPE)
         parts.tokenizer.save(folder / TOKENIZER)
         if isinstance(parts.network.text_encoder, TextTransformer):

@@ -1,12 +1,13 @@
 """The trained model as its user meets it: pictures and sentences in, unit vectors out."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from huggingface_hub import HfApi
@@ -22,7 +23,7 @@ from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import Renderer, fixed_views, side_to_decode
 from dualpath.models.dual_path import DualPathNetwork
 from dualpath.recipe import Recipe
-from dualpath.runtimes import Engine, Exported, fastest, open_engine
+from dualpath.runtimes import Encoder, Engine, Exported, fastest, open_engine
 from dualpath.vectors import Advance, Mask, Vectors, unwatched
 
 _STORE_EVERY = 512
@@ -40,7 +41,7 @@ class DualPath:
         metrics: what was measured when it was.
         device: where it computes.
         source: the folder or hub id it was loaded from; none for one that was just trained.
-        exported: the image path in another runtime that stands in for torch's; none: torch.
+        exported: the encoders in another runtime that stand in for torch's.
 
     Example::
 
@@ -56,12 +57,12 @@ class DualPath:
         metrics: dict[str, Any] | None = None,
         device: torch.device | str | None = None,
         source: str | None = None,
-        engine: Engine | None = None,
+        engines: Mapping[Encoder, Engine] | None = None,
     ) -> None:
         keep_freed_memory()
         self.source = source
-        self._engine = engine
-        self.exported: Exported | None = None
+        self._engines = engines or {}
+        self.exported: dict[Encoder, Exported] = {}
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.to(self.device)
         self.tokenizer = tokenizer
@@ -79,7 +80,7 @@ class DualPath:
 
         Args:
             device: none: a GPU where there is one.
-            runtime: on a CPU, the fastest image path that was exported into the bundle and whose
+            runtime: on a CPU, the fastest encoders that were exported into the bundle and whose
                 runtime is installed; or torch all the same.
 
         Raises:
@@ -90,8 +91,9 @@ class DualPath:
         model = cls(*read_bundle(folder), device=device, source=source)
         if runtime == "fastest" and model.device.type == "cpu":
             model.exported = fastest(folder, lambda: model.fingerprint)
-            if model.exported is not None:
-                model._engine = open_engine(folder / model.exported.file)
+            model._engines = {
+                encoder: open_engine(folder / one.file) for encoder, one in model.exported.items()
+            }
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -143,7 +145,6 @@ class DualPath:
         """
         if isinstance(sentences, str):
             raise TypeError("embed_texts takes a list of sentences; write embed_texts([sentence])")
-        average = self.recipe.text_encoder.position_shift
         vectors = np.empty((len(sentences), self.dim), np.float32)
         with evaluating(self.network):
             for start in range(0, len(sentences), _SORTED * batch_size):
@@ -152,10 +153,8 @@ class DualPath:
                 by_length = np.argsort(lengths, kind="stable")  # what is as long pads least
                 for rows in np.split(by_length, range(batch_size, len(by_length), batch_size)):
                     longest = max(1, int(lengths[rows].max()))
-                    batch = torch.from_numpy(token_ids[rows, :longest]).to(self.device)
-                    embedded = self.network.embed_sentences(batch, average=average)
-                    vectors[start + rows] = embedded.float().cpu().numpy()
-                    advance(len(batch))
+                    vectors[start + rows] = self._forward_tokens(token_ids[rows, :longest])
+                    advance(len(rows))
         return vectors
 
     def embed_kept_sentences(self, features: Vectors) -> Vectors:
@@ -233,7 +232,8 @@ class DualPath:
             broken files with what is wrong.
         """
         survey = survey_pictures(paths, cache_folder)
-        exact = self.exported is None or self.exported.precision == "fp32"
+        image = self.exported.get("image_encoder")
+        exact = image is None or image.precision == "fp32"
         views = hashlib.blake2b(repr(self._renderer).encode(), digest_size=4).hexdigest()
         name = f"{self.fingerprint}-{views}" + ("" if exact else "-int8")
         store = VectorStore(cache_folder / "embeddings" / name, self.dim)
@@ -263,11 +263,21 @@ class DualPath:
 
     def _forward(self, batch: torch.Tensor) -> Vectors:
         """Embed rendered pictures of one shape, (pictures, views, 3, h, w) uint8."""
-        if self._engine is not None:
-            features = torch.from_numpy(self._engine(batch.flatten(0, 1).numpy()))
+        engine = self._engines.get("image_encoder")
+        if engine is not None:
+            features = torch.from_numpy(engine(batch.flatten(0, 1).numpy()))
             return F.normalize(features.view(*batch.shape[:2], -1).sum(1)).numpy()
         embed = self.network.embed_sliding if self._slides else self.network.embed_pictures
         return embed(*batch.to(self.device).unbind(1)).float().cpu().numpy()
+
+    def _forward_tokens(self, token_ids: npt.NDArray[np.int64]) -> Vectors:
+        """Embed sentences, (sentences, positions) padded with 0."""
+        engine = self._engines.get("text_encoder")
+        if engine is not None:
+            return F.normalize(torch.from_numpy(engine(token_ids))).numpy()
+        batch = torch.from_numpy(token_ids).to(self.device)
+        average = self.recipe.text_encoder.position_shift
+        return self.network.embed_sentences(batch, average=average).float().cpu().numpy()
 
     @property
     def _slides(self) -> bool:

@@ -1,13 +1,14 @@
-"""Export the image path of a bundle to another runtime, checked against torch."""
+"""Export the encoders of a bundle to another runtime, checked against torch."""
 
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +18,11 @@ from dualpath.data.manifest import read_manifest
 from dualpath.data.pictures import PictureError, read_picture
 from dualpath.embedding import DualPath, load
 from dualpath.evaluation.evaluate import evaluate
+from dualpath.models.dual_path import TextEncoder
 from dualpath.models.image_cnn import ImageCNN
+from dualpath.models.text_cnn import PHASES, TextCNN
 from dualpath.runtimes import (
+    Encoder,
     Exported,
     Precision,
     Runtime,
@@ -26,8 +30,10 @@ from dualpath.runtimes import (
     read_exports,
     write_exports,
 )
+from dualpath.vectors import Vectors
 
 _CALIBRATION = 512  # training pictures that set the ranges of int8
+_SENTENCES = 128  # captions that the text path is compared on
 _BATCH = 16
 _LOWEST_COSINE = 0.999  # of fp32 with torch
 _RECALL_LOSS = 0.5  # points of R@1 that int8 may cost
@@ -52,6 +58,26 @@ class _Images(nn.Module):
         return features
 
 
+class _Sentences(nn.Module):
+    """The text path as one function of token ids, (n, positions) int64."""
+
+    def __init__(self, encoder: TextEncoder, *, average: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._placements = PHASES if average else 1
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        if not isinstance(self.encoder, TextCNN):
+            features: Tensor = self.encoder(token_ids)
+            return features
+        starts = range(self._placements)
+        placed = [
+            self.encoder.place(token_ids, torch.full_like(token_ids[:, 0], i)) for i in starts
+        ]
+        features = self.encoder(torch.cat(placed))
+        return features.view(self._placements, token_ids.shape[0], features.shape[1]).sum(dim=0)
+
+
 def export(
     bundle: str | Path,
     data: str | Path,
@@ -59,15 +85,20 @@ def export(
     runtime: Runtime = "openvino",
     precision: Precision = "fp32",
     say: Callable[[str], None] = lambda _: None,
-) -> Exported:
-    """Write the image path of a bundle for another runtime into the bundle.
+) -> list[Exported]:
+    """Write the encoders of a bundle for another runtime into the bundle.
+
+    The text path is always fp32, and left to torch where all placements in unmasked padding are
+    averaged: torch computes once what they share, a fixed graph cannot.
 
     Args:
         bundle: folder of a trained model.
-        data: a folder with a manifest. Training pictures set the ranges of int8 and are what
-            features are compared on; the validation split shows what int8 costs.
+        data: a folder with a manifest. Training pictures set the ranges of int8 and are, with
+            their captions, what features are compared on; the validation split shows what int8
+            costs.
         runtime: ``openvino`` or ``onnxruntime``.
-        precision: ``fp32``, or ``int8``: weights and activations of 8 bits, by static quantisation.
+        precision: ``fp32``, or ``int8``: weights and activations of the image path of 8 bits, by
+            static quantisation.
         say: called with what is done and measured.
 
     Raises:
@@ -77,42 +108,97 @@ def export(
     """
     folder = find_bundle(bundle)
     model = load(folder, device="cpu", runtime="torch")
-    manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed)
-    rendered = _rendered(model, manifest.split("train").items)
-    name = f"image_encoder.{precision}.{'onnx' if runtime == 'onnxruntime' else 'xml'}"
+    items = read_manifest(Path(data), model.recipe.split, model.recipe.seed).split("train").items
+    ending = "onnx" if runtime == "onnxruntime" else "xml"
     with tempfile.TemporaryDirectory(dir=folder, prefix="export-") as scratch:
-        written = Path(scratch) / "written" / name
-        written.parent.mkdir()
+        written = Path(scratch) / "written"
+        written.mkdir()
         say(f"converting for {runtime}, {precision}")
         try:
-            _convert(model, rendered, runtime, precision, written)
+            image = written / f"image_encoder.{precision}.{ending}"
+            exported = [_export_images(model, items, runtime, precision, image, say)]
+            if precision == "int8":
+                _check_recall(model, _converted(model, image), data, Path(scratch), say)
+            text = written / f"text_encoder.fp32.{ending}"
+            exported += _export_sentences(model, items, runtime, text, say)
         except ImportError as error:
             raise ExportError(f"{error.name} is missing: pip install 'dualpath[export]'") from error
-        converted = DualPath(
-            model.network, model.tokenizer, model.recipe, device="cpu", engine=open_engine(written)
-        )
-        cosine, speedup = _compare(model, converted, rendered)
-        say(f"lowest cosine with torch {cosine:.5f}, {speedup:.2f} x its pictures a second")
-        if precision == "int8":
-            _check_recall(model, converted, data, Path(scratch), say)
-        elif cosine < _LOWEST_COSINE:
-            raise ExportError(
-                f"{folder}: {runtime} computes something else than torch (cosine {cosine:.4f}); "
-                "nothing was written"
-            )
-        exported = Exported(runtime, precision, name, model.fingerprint, cosine, speedup)
-        others = [one for one in read_exports(folder) if one.file != name]
-        for file in written.parent.iterdir():  # OpenVINO keeps weights beside the network
+        names = [one.file for one in exported]
+        others = [one for one in read_exports(folder) if one.file not in names]
+        for file in written.iterdir():  # OpenVINO keeps weights beside the network
             file.replace(folder / file.name)
-    write_exports(folder, [*others, exported])
+    write_exports(folder, [*others, *exported])
     return exported
+
+
+def _export_images(
+    model: DualPath,
+    items: Items,
+    runtime: Runtime,
+    precision: Precision,
+    path: Path,
+    say: Callable[[str], None],
+) -> Exported:
+    rendered = _rendered(model, items)
+    shorter_side = model.recipe.image_encoder.test_size
+    free = {0: torch.export.Dim("pictures")}
+    if shorter_side is not None:
+        free[2] = torch.export.Dim("height", min=shorter_side)
+        free[3] = torch.export.Dim("width", min=shorter_side)
+    images = _Images(model.network.image_encoder, slides=shorter_side is not None)
+    calibration = [views[:1].numpy() for views in rendered] if precision == "int8" else []
+    _convert(images, rendered[0][:1].repeat(2, 1, 1, 1), free, runtime, calibration, path)
+    converted = _converted(model, path)
+    batches = [rendered[i : i + _BATCH] for i in range(0, len(rendered), _BATCH)]
+    cosine, speedup = _compare(model.embed_rendered, converted.embed_rendered, batches)
+    say(f"pictures: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
+    if precision == "fp32":
+        _check_cosine(cosine, runtime)
+    return Exported(runtime, precision, path.name, model.fingerprint, cosine, speedup)
+
+
+def _export_sentences(
+    model: DualPath, items: Items, runtime: Runtime, path: Path, say: Callable[[str], None]
+) -> list[Exported]:
+    encoder, average = model.network.text_encoder, model.recipe.text_encoder.position_shift
+    if isinstance(encoder, TextCNN) and average and not encoder.masked:
+        say("sentences: left to torch, which shares what placements in unmasked padding share")
+        return []
+    free = {0: torch.export.Dim("sentences"), 1: torch.export.Dim("positions", min=2)}
+    example = torch.tensor([[1, 2, 3], [2, 1, 0]])
+    _convert(_Sentences(encoder, average=average), example, free, runtime, [], path)
+    converted = _converted(model, path)
+    sentences = [[items[int(number)].captions[0]] for number in _spread(items, _SENTENCES)]
+    cosine, speedup = _compare(model.embed_texts, converted.embed_texts, sentences)
+    say(f"sentences: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
+    _check_cosine(cosine, runtime)
+    fingerprint = model.fingerprint
+    return [
+        Exported(runtime, "fp32", path.name, fingerprint, cosine, speedup, encoder="text_encoder")
+    ]
+
+
+def _converted(model: DualPath, path: Path) -> DualPath:
+    """Return the model with one of its encoders as it was exported."""
+    encoder: Encoder = "text_encoder" if path.name.startswith("text") else "image_encoder"
+    return DualPath(
+        model.network,
+        model.tokenizer,
+        model.recipe,
+        device="cpu",
+        engines={encoder: open_engine(path)},
+    )
+
+
+def _spread(items: Items, most: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of evenly spread items."""
+    return np.unique(np.linspace(0, len(items) - 1, min(len(items), most), dtype=np.int64))
 
 
 def _rendered(model: DualPath, items: Items) -> list[Tensor]:
     """Render evenly spread pictures as the network sees them, each (views, 3, h, w) uint8."""
-    spread = np.unique(np.linspace(0, len(items) - 1, min(len(items), _CALIBRATION), dtype=int))
     rendered = []
-    for number in spread:
+    for number in _spread(items, _CALIBRATION):
         path = items[int(number)].path
         try:
             rendered.append(model.render(model.decode(read_picture(path), str(path))))
@@ -124,39 +210,44 @@ def _rendered(model: DualPath, items: Items) -> list[Tensor]:
 
 
 def _convert(
-    model: DualPath, rendered: list[Tensor], runtime: Runtime, precision: Precision, path: Path
+    module: nn.Module,
+    example: Tensor,
+    free: dict[int, Any],
+    runtime: Runtime,
+    calibration: list[npt.NDArray[Any]],
+    path: Path,
 ) -> None:
+    """Write a module of one input for a runtime.
+
+    Args:
+        free: the dimensions of the input that may differ from the example's.
+        calibration: inputs that set the ranges of int8; none: fp32.
+    """
     import onnx
 
-    shorter_side = model.recipe.image_encoder.test_size
-    free = {0: torch.export.Dim("pictures")}
-    if shorter_side is not None:
-        free[2] = torch.export.Dim("height", min=shorter_side)
-        free[3] = torch.export.Dim("width", min=shorter_side)
     program = torch.onnx.export(
-        _Images(model.network.image_encoder, slides=shorter_side is not None).eval(),
-        (rendered[0][:1].repeat(2, 1, 1, 1),),
+        module.eval(),
+        (example,),
         dynamo=True,
         dynamic_shapes=(free,),
-        input_names=["pixels"],
+        input_names=["batch"],
         output_names=["features"],
         verbose=False,
     )
     assert program is not None
-    batches = [views[:1].numpy() for views in rendered]
     if runtime == "onnxruntime":
         network: Any = program.model_proto
-        if precision == "int8":
-            network = _quantise(network, [{"pixels": batch} for batch in batches])
+        if calibration:
+            network = _quantise(network, [{"batch": batch} for batch in calibration])
         onnx.save(network, str(path))
         return
     import openvino
 
-    source = path.parent.with_name("source.onnx")
+    source = path.parent.with_name(f"{path.stem}.onnx")
     onnx.save(program.model_proto, str(source))
     network = openvino.convert_model(source)
-    if precision == "int8":
-        network = _quantise(network, batches)
+    if calibration:
+        network = _quantise(network, calibration)
     openvino.save_model(network, path, compress_to_fp16=False)
 
 
@@ -166,17 +257,27 @@ def _quantise(network: Any, batches: list[Any]) -> Any:
     return nncf.quantize(network, nncf.Dataset(batches), subset_size=len(batches))
 
 
-def _compare(model: DualPath, converted: DualPath, rendered: list[Tensor]) -> tuple[float, float]:
+def _compare(
+    embed: Callable[[Any], Vectors], converted: Callable[[Any], Vectors], batches: Sequence[Any]
+) -> tuple[float, float]:
     """Return the lowest cosine with torch's vectors, and how many times faster it is."""
     cosines, ratios = [], []
-    for start in range(0, len(rendered), _BATCH):
-        batch, moments, vectors = rendered[start : start + _BATCH], [time.perf_counter()], []
-        for one in (model, converted):
-            vectors.append(one.embed_rendered(batch))
+    for batch in batches:
+        moments, vectors = [time.perf_counter()], []
+        for one in (embed, converted):
+            vectors.append(one(batch))
             moments.append(time.perf_counter())
         cosines.append(float((vectors[0] * vectors[1]).sum(axis=1).min()))
         ratios.append((moments[1] - moments[0]) / (moments[2] - moments[1]))
     return min(cosines), statistics.median(ratios)
+
+
+def _check_cosine(cosine: float, runtime: Runtime) -> None:
+    if cosine < _LOWEST_COSINE:
+        raise ExportError(
+            f"{runtime} computes something else than torch (cosine {cosine:.4f}); nothing was "
+            "written"
+        )
 
 
 def _check_recall(

@@ -49,10 +49,12 @@ class TextEncoderRecipe(_Strict):
     ``dropout`` tell. ``width`` 1 is 2,048 channels in either.
     ``transformer``: a pretrained Hugging Face sentence encoder, by name or folder, instead of the
     text CNN. It brings its own words (``vocabulary: subword``), of which ``max_words`` are kept;
-    ``dropout`` is of its head.
+    ``states`` are the layers whose states its head reads, averaged over the tokens (0: the embedded
+    tokens, -1: the last layer); ``dropout`` is of that head.
     """
 
     transformer: str | None = None
+    states: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     vocabulary: Literal["paper", "modern", "subword"] = "modern"
     min_count: Positive = 2
     max_words: Positive = 32
@@ -107,6 +109,8 @@ class ImageEncoderRecipe(_Strict):
     backbone's own preprocessing when training starts, so that a bundle always carries them.
     ``grid``: the backbone's last map is averaged over so many cells a side, and the head sees all
     of them; 1 is the paper's global pooling, 2 also tells left from right and above from below.
+    ``states``: earlier maps of the backbone whose means the head sees beside the last one, by their
+    places among timm's intermediates (-1: the last of those, before the layers that end a CNN).
     ``dropout``: of the head's hidden layer.
     ``test_size``: at test the picture keeps its aspect, its shorter side has so many pixels, and
     the network slides over it (the paper's 256); none squashes it to ``input_size``.
@@ -120,6 +124,7 @@ class ImageEncoderRecipe(_Strict):
     weights: Path | None = None
     input_size: Positive | None = None
     grid: Positive = 1
+    states: tuple[int, ...] = ()
     dropout: Fraction = 0.0
     test_size: Positive | None = None
     mean: tuple[float, float, float] | None = None
@@ -131,8 +136,10 @@ class ImageEncoderRecipe(_Strict):
     def _slides_over_one_cell(self) -> "ImageEncoderRecipe":
         if self.test_size is not None and self.average_crops:
             raise ValueError("test_size slides over the whole picture, set average_crops: 0")
-        if self.test_size is not None and self.grid > 1:
-            raise ValueError("test_size slides over the picture; that leaves no grid, set grid: 1")
+        if self.test_size is not None and (self.grid > 1 or self.states):
+            raise ValueError(
+                "test_size slides over the picture's last map; set grid: 1 and states: []"
+            )
         return self
 
 

@@ -1,8 +1,8 @@
-"""Other engines than torch for the image path: ONNX Runtime and OpenVINO, on a CPU.
+"""Other engines than torch: ONNX Runtime and OpenVINO, on a CPU.
 
 A bundle carries what :mod:`dualpath.exporting` wrote into it: ``runtimes.json`` and, for each
-runtime and precision, the image path as that runtime reads it. Whoever loads the bundle gets the
-fastest of those that are installed.
+runtime and precision, an encoder as that runtime reads it. Whoever loads the bundle gets the
+fastest of those that are installed, for pictures and for sentences.
 """
 
 import json
@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -21,18 +20,20 @@ from dualpath.vectors import Vectors
 
 Runtime = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "int8"]
+Encoder = Literal["image_encoder", "text_encoder"]
 
-# Pixels, (n, 3, h, w) uint8, to features, (n, dim) float32.
-Engine = Callable[[npt.NDArray[np.uint8]], Vectors]
+# Pixels, (n, 3, h, w) uint8, or token ids, (n, positions) int64, to features, (n, dim) float32.
+Engine = Callable[[npt.NDArray[Any]], Vectors]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An image path in another runtime, and what was measured when it was written.
+    """An encoder in another runtime, and what was measured when it was written.
 
     fingerprint: of the weights it was made from.
-    cosine: the lowest between its features and torch's, over the pictures it was checked on.
-    speedup: pictures a second over torch's, median of batches of 16 on the machine of the export.
+    cosine: the lowest between its features and torch's, over what it was checked on.
+    speedup: over torch on the machine of the export, the median of batches of 16 pictures or of
+        single sentences.
     """
 
     runtime: Runtime
@@ -41,6 +42,7 @@ class Exported:
     fingerprint: str
     cosine: float
     speedup: float
+    encoder: Encoder = "image_encoder"
 
 
 def read_exports(folder: Path) -> list[Exported]:
@@ -64,33 +66,34 @@ def write_exports(folder: Path, exports: list[Exported]) -> None:
     (folder / RUNTIMES).write_text(text + "\n", encoding="utf-8")
 
 
-def fastest(folder: Path, fingerprint: Callable[[], str]) -> Exported | None:
-    """Return the fastest image path of a bundle whose runtime is installed; none: torch.
+def fastest(folder: Path, fingerprint: Callable[[], str]) -> dict[Encoder, Exported]:
+    """Return the fastest exported encoders whose runtime is installed, without those torch beats.
 
     Raises:
-        BundleError: it was exported from other weights than ``fingerprint`` tells.
+        BundleError: one was exported from other weights than ``fingerprint`` tells.
     """
-    usable = [one for one in read_exports(folder) if find_spec(one.runtime) is not None]
-    best = max(usable, key=lambda one: one.speedup, default=None)
-    if best is None or best.speedup <= 1:
-        return None
-    if best.fingerprint != fingerprint():
-        raise BundleError(
-            f"{folder / best.file}: exported from other weights than those beside it; export "
-            f"again, or delete {RUNTIMES}"
-        )
+    best: dict[Encoder, Exported] = {}
+    for one in sorted(read_exports(folder), key=lambda one: one.speedup):
+        if one.speedup > 1 and find_spec(one.runtime) is not None:
+            best[one.encoder] = one
+    for one in best.values():
+        if one.fingerprint != fingerprint():
+            raise BundleError(
+                f"{folder / one.file}: exported from other weights than those beside it; export "
+                f"again, or delete {RUNTIMES}"
+            )
     return best
 
 
 def describe_runtime(exported: Exported | None) -> str:
-    """Tell in a few words what embeds pictures."""
+    """Tell in a few words what an encoder runs in."""
     if exported is None:
         return "torch"
     return f"{exported.runtime}, {exported.precision} ({exported.speedup:.1f} x torch at export)"
 
 
 def open_engine(path: Path) -> Engine:
-    """Open an exported image path; it uses as many threads as torch does.
+    """Open an exported encoder; it uses as many threads as torch does.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -112,8 +115,8 @@ def _open_onnxruntime(path: Path) -> Engine:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(pixels: npt.NDArray[np.uint8]) -> Vectors:
-        features: Vectors = session.run(None, {name: pixels})[0]
+    def run(batch: npt.NDArray[Any]) -> Vectors:
+        features: Vectors = session.run(None, {name: batch})[0]
         return features
 
     return run
@@ -130,9 +133,9 @@ def _open_openvino(path: Path) -> Engine:
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
-    def run(pixels: npt.NDArray[np.uint8]) -> Vectors:
+    def run(batch: npt.NDArray[Any]) -> Vectors:
         # A request of its own for each call: threads of a server embed at the same time.
-        features: Vectors = compiled.create_infer_request().infer([pixels])[0]
+        features: Vectors = compiled.create_infer_request().infer([batch])[0]
         return features
 
     return run

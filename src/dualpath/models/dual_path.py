@@ -96,6 +96,7 @@ def build_network(
         pretrained=load_backbone and image.pretrained,
         weights=image.weights if load_backbone else None,
         grid=image.grid,
+        states=image.states,
     )
     return DualPathNetwork(
         ImageCNN(
@@ -103,7 +104,7 @@ def build_network(
             backbone_dim,
             recipe.dim,
             window=-(-image.input_size // _STRIDE),
-            hidden=backbone_dim // image.grid**2,  # as wide as the backbone's last map
+            hidden=backbone_dim // image.grid**2,  # about as wide as the backbone's last map
             mean=image.mean,
             std=image.std,
             dropout=image.dropout,
@@ -121,6 +122,7 @@ def _text_encoder(recipe: Recipe, embedding_rows: int, *, load: bool) -> TextEnc
             backbone,
             recipe.dim,
             hidden=_TRANSFORMER_HIDDEN,
+            states=text.states,
             dropout=text.dropout,
             parts=recipe.parts,
         )

@@ -1,5 +1,6 @@
 """The image CNN: any timm backbone, and the head of the paper (section 3.1)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,6 +163,25 @@ def _batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
     return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
 
 
+class _Features(nn.Sequential):
+    """A timm network, what pools its last map, and earlier maps averaged beside it."""
+
+    def __init__(self, network: nn.Module, *pooling: nn.Module, states: Sequence[int]) -> None:
+        super().__init__(network, *pooling)
+        self.states = tuple(states)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, numbers of the last map and of each further state)."""
+        network: Any = self[0]
+        if not self.states:
+            last, maps = network(x), []
+        else:
+            last, maps = network.forward_intermediates(x, indices=list(self.states))
+        for module in list(self)[1:]:
+            last = module(last)
+        return torch.cat([last, *(one.mean(dim=(2, 3)) for one in maps)], dim=1)
+
+
 def backbone_preprocessing(
     name: str,
 ) -> tuple[int, tuple[float, float, float], tuple[float, float, float]]:
@@ -176,7 +196,12 @@ def backbone_preprocessing(
 
 
 def create_backbone(
-    name: str, *, pretrained: bool = False, weights: Path | None = None, grid: int = 1
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    grid: int = 1,
+    states: Sequence[int] = (),
 ) -> tuple[nn.Module, int]:
     """Create a timm backbone that ends in pooled features, and tell how many numbers they are.
 
@@ -185,16 +210,19 @@ def create_backbone(
         pretrained: load timm's weights from the hub.
         weights: load these instead (a file in timm's names, safetensors or torch).
         grid: cells a side over which the last map is averaged; 1: the backbone's own pooling.
+        states: earlier maps (timm's ``forward_intermediates``; -1 is the last of them), the mean of
+            each beside those of the cells.
 
     Raises:
         BackboneError: no such model, or its weights cannot be fetched or do not fit.
     """
+    plain = grid == 1 and not states
     try:
         backbone = timm.create_model(
             name,
             pretrained=pretrained and weights is None,
             num_classes=0,
-            **({} if grid == 1 else {"global_pool": ""}),
+            **({} if plain else {"global_pool": ""}),
         )
         if weights is not None:
             # The weights of a classifier are left over; what the backbone needs must be there.
@@ -218,13 +246,19 @@ def create_backbone(
         raise BackboneError(message) from error
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
-        features = backbone.eval()(torch.zeros(1, 3, size, size))
-        if grid > 1:
-            if features.ndim != 4:
+        example = torch.zeros(1, 3, size, size)
+        if not plain:
+            if backbone.eval()(example).ndim != 4:
                 raise BackboneError(
                     f"{name} has no map of rows and columns to lay a grid on; set "
-                    "image_encoder.grid: 1"
+                    "image_encoder.grid: 1 and image_encoder.states: []"
                 )
-            cells = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-            features, backbone = cells(features), nn.Sequential(backbone, *cells)
+            pooling = nn.AdaptiveAvgPool2d(grid), nn.Flatten()
+            backbone = _Features(backbone, *pooling, states=states)
+        try:
+            features = backbone.eval()(example)
+        except (AssertionError, AttributeError, IndexError) as error:
+            raise BackboneError(
+                f"image_encoder.states: {list(states)} are no states of {name} ({error})"
+            ) from error
     return backbone.train(), int(features.shape[1])

@@ -130,13 +130,15 @@ class TextCNN(nn.Module):
         """
         present = self._present(token_ids)
         token_ids = F.pad(token_ids, (0, present.shape[1] - token_ids.shape[1]))
-        if self.training:  # batch statistics are of all positions, so each has a row of its own
-            words, rows = token_ids[present], number_rows(present)
-        else:
+        # Batch statistics are of all positions, so in training each has a row of its own.
+        share = not self.training and not torch.compiler.is_exporting()
+        if share:
             words, rows = _share(token_ids, present)
+        else:
+            words, rows = take(token_ids, present), number_rows(present)
         x = self.embedding_norm(self.embedding(words) + self.embedding_bias)
         for block in cast(Iterable[Bottleneck], self.blocks):
-            rows, neighbours = _neighbours(rows, block.stride, share=not self.training)
+            rows, neighbours = _neighbours(rows, block.stride, share=share)
             x = block(x, neighbours)
         embedded: Tensor = self.project_norm(self.project(self._pool(x, rows)))
         return embedded
@@ -199,8 +201,21 @@ class TextCNN(nn.Module):
 
 
 def number_rows(present: Tensor) -> Tensor:
-    """Number the positions that exist, (batch, positions) int64 from 1; 0 where there is none."""
-    return present.flatten().cumsum(0).view_as(present) * present
+    """Number the rows of positions, (batch, positions) int64 from 1; 0 where there is none.
+
+    What is exported to another engine has shapes that do not depend on the words, so there every
+    position has a row, but those that do not exist are nobody's neighbour.
+    """
+    if torch.compiler.is_exporting():
+        rows = torch.arange(1, present.numel() + 1, device=present.device)
+    else:
+        rows = present.flatten().cumsum(0)
+    return rows.view_as(present) * present
+
+
+def take(values: Tensor, present: Tensor) -> Tensor:
+    """Return the values, (batch, positions), of the positions that have a row."""
+    return values.flatten() if torch.compiler.is_exporting() else values[present]
 
 
 def _share(keys: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,8 +244,9 @@ def _neighbours(rows: Tensor, stride: int, *, share: bool) -> tuple[Tensor, _Nei
         pairs, rows = _share(previous * base + current, present)
         return rows, _Neighbours(pairs // base, pairs % base)
     if stride == 1:
-        return rows, _Neighbours(previous[present], None)
-    return number_rows(present), _Neighbours(previous[present], current[present])
+        return rows, _Neighbours(take(previous, present), None)
+    numbered = number_rows(present)
+    return numbered, _Neighbours(take(previous, present), take(current, present))
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -248,6 +264,8 @@ def mean_pool(x: Tensor, rows: Tensor) -> Tensor:
     """Mean over the rows of each sentence, (batch, channels); ``rows`` as numbered above."""
     present = rows > 0
     lengths = present.sum(dim=1)
+    if torch.compiler.is_exporting():
+        return gather_rows(x, rows).sum(dim=1) / lengths[:, None]
     owners = torch.repeat_interleave(lengths)
     total = x.new_zeros(len(rows), x.shape[1]).index_add(0, owners, x[rows[present] - 1])
     return total / lengths[:, None]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dualpath.models.layers import batch_norm, initialise_linear
-from dualpath.models.text_cnn import gather_rows, max_pool, mean_pool, number_rows
+from dualpath.models.text_cnn import gather_rows, max_pool, mean_pool, number_rows, take
 
 
 class ResidualConvolution(nn.Module):
@@ -79,9 +79,10 @@ class ResidualTextCNN(nn.Module):
         present = token_ids != 0
         present[:, 0] |= ~present.any(dim=1)  # an empty sentence is one padding position
         rows = number_rows(present)
-        previous = F.pad(rows, (1, 0))[:, :-1][present]
-        following = F.pad(rows, (0, 1))[:, 1:][present]
-        x = self.widen_norm(self.widen(self.embedding_norm(self.embedding(token_ids[present]))))
+        previous = take(F.pad(rows, (1, 0))[:, :-1], present)
+        following = take(F.pad(rows, (0, 1))[:, 1:], present)
+        words = self.embedding(take(token_ids, present))
+        x = self.widen_norm(self.widen(self.embedding_norm(words)))
         for layer in self.layers:
             x = layer(x, previous, following)
         embedded: Tensor = self.project_norm(self.project(self.dropout(self._pool(x, rows))))

@@ -1,10 +1,11 @@
 """A pretrained sentence encoder as the text path: any Hugging Face encoder, and the head of images.
 
 The encoder's last states are averaged over the tokens and normalised, which is how sentence
-encoders are trained to be read (Reimers and Gurevych, "Sentence-BERT", 2019).
+encoders are trained to be read (Reimers and Gurevych, "Sentence-BERT", 2019). Earlier states, read
+in the same way, still tell the words apart that the last ones have summed up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,16 +29,36 @@ class TextTransformer(nn.Module):
         backbone: a ``transformers`` encoder; its configuration tells the width of its states.
         dim: width of the output.
         hidden: width between the two layers of the head.
-        dropout: of that layer.
+        states: after which layers the head reads, side by side; 0: the embedded tokens, -1: the
+            last layer.
+        dropout: of the head's hidden layer.
         parts: of the output, each with a head of its own.
+
+    Raises:
+        SentenceEncoderError: the encoder has no such layer.
     """
 
     def __init__(
-        self, backbone: Any, dim: int, *, hidden: int, dropout: float = 0.0, parts: int = 1
+        self,
+        backbone: Any,
+        dim: int,
+        *,
+        hidden: int,
+        states: Sequence[int] = (-1,),
+        dropout: float = 0.0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
+        layers = int(backbone.config.num_hidden_layers)
+        absent = [state for state in states if not -layers - 1 <= state <= layers]
+        if absent:
+            raise SentenceEncoderError(
+                f"text_encoder.states: {absent[0]} is no layer of this sentence encoder, which has "
+                f"{layers}; 0 is its embedded tokens, {layers} or -1 its last"
+            )
         self.backbone = backbone
-        self.backbone_dim = int(backbone.config.hidden_size)
+        self.states = tuple(range(layers + 1)[state] for state in states)
+        self.backbone_dim = len(states) * int(backbone.config.hidden_size)
         self.head = head(self.backbone_dim, hidden, dim, dropout=dropout, parts=parts)
         self._mode: SentenceMode = "trained"
 
@@ -54,14 +75,18 @@ class TextTransformer(nn.Module):
         return embedded
 
     def backbone_features(self, token_ids: Tensor) -> Tensor:
-        """Return the unit sentence vectors of the encoder, (batch, backbone_dim)."""
+        """Return the unit sentence vectors of each state, side by side, (batch, backbone_dim)."""
         present = token_ids > 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._mode == "trained"):
-            states = self.backbone(
-                input_ids=(token_ids - 1).clamp(min=0), attention_mask=present.long()
-            ).last_hidden_state
-            summed = (states * present[..., None]).sum(dim=1)
-        return F.normalize(summed)
+            seen = self.backbone(
+                input_ids=(token_ids - 1).clamp(min=0),
+                attention_mask=present.long(),
+                output_hidden_states=True,
+            )
+            # After its last layer an encoder may normalise once more.
+            of_layers = (*seen.hidden_states[:-1], seen.last_hidden_state)
+            summed = [(of_layers[i] * present[..., None]).sum(dim=1) for i in self.states]
+            return torch.cat([F.normalize(one) for one in summed], dim=1)
 
     def set_backbone(self, mode: SentenceMode) -> None:
         """Train the sentence encoder or freeze it."""

@@ -73,8 +73,11 @@ def cached_sentences(
         token_ids: (sentences, positions) whole numbers, padded with 0.
         advance: called with the number of sentences done since the last call.
     """
-    key = digest_weights(encoder.backbone, size=_KEY_BYTES).hexdigest()
-    store = VectorStore(cache_folder / "sentence_features" / key, encoder.backbone_dim)
+    digest = digest_weights(encoder.backbone, size=_KEY_BYTES)
+    digest.update(repr(encoder.states).encode())
+    store = VectorStore(
+        cache_folder / "sentence_features" / digest.hexdigest(), encoder.backbone_dim
+    )
     hashes = np.zeros(len(token_ids), "S32")
     for number, row in enumerate(token_ids):
         words = row[row > 0].astype(np.int64).tobytes()
@@ -98,6 +101,8 @@ def _key(image_encoder: ImageCNN, size: int) -> str:
     digest = digest_weights(image_encoder.backbone, size=_KEY_BYTES)
     for tensor in (image_encoder.mean, image_encoder.std):
         digest.update(tensor.cpu().numpy().tobytes())
+    states = getattr(image_encoder.backbone, "states", ())
+    digest.update(repr(states).encode() if states else b"")
     return f"{digest.hexdigest()}-{size}-{image_encoder.backbone_dim}"
 
 
