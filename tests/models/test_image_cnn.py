@@ -40,6 +40,26 @@ def test_a_grid_keeps_the_cells_apart_and_their_mean_is_the_pooled_feature(tmp_p
     torch.testing.assert_close(grid.mean(dim=2), whole.eval()(pixels))
 
 
+def test_earlier_maps_stand_as_means_beside_the_cells(tmp_path):
+    torch.manual_seed(1)
+    whole, dim = create_backbone("test_resnet")
+    weights = tmp_path / "weights.safetensors"
+    save_file(whole.state_dict(), weights)
+    # The last of a ResNet's intermediates is the map that it pools.
+    backbone, width = create_backbone("test_resnet", weights=weights, grid=2, states=[-2, -1])
+    cells, _ = create_backbone("test_resnet", weights=weights, grid=2)
+    pixels = torch.randn(2, 3, 128, 128)
+    features = backbone.eval()(pixels)
+    assert features.shape == (2, width) == (2, 4 * dim + 192 + dim)
+    torch.testing.assert_close(features[:, : 4 * dim], cells.eval()(pixels))
+    torch.testing.assert_close(features[:, -dim:], whole.eval()(pixels))
+
+
+def test_states_that_a_backbone_has_not_are_named():
+    with pytest.raises(BackboneError, match=r"states: \[9\] are no states of test_resnet"):
+        create_backbone("test_resnet", states=[9])
+
+
 def test_the_backbone_brings_its_own_preprocessing():
     assert backbone_preprocessing("tf_efficientnet_lite0") == (224, (0.5,) * 3, (0.5,) * 3)
     assert backbone_preprocessing("resnet50")[1] == pytest.approx((0.485, 0.456, 0.406))

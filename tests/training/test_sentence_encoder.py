@@ -8,7 +8,7 @@ import torch
 
 import dualpath
 from dualpath.losses.distillation import distillation_loss
-from dualpath.models.text_transformer import TextTransformer
+from dualpath.models.text_transformer import SentenceEncoderError, TextTransformer
 from dualpath.recipe import Recipe
 from dualpath.training.distillation import TeacherError, read_captions
 from dualpath.training.train import train
@@ -91,6 +91,38 @@ def test_kept_sentences_are_what_the_encoder_gives_and_are_computed_once(
     train(recipe, shapes, tmp_path / "second", cache=cache, display=quiet())
     assert sum(seen) == 0
     measured = dualpath.evaluate(model, shapes, split="val", cache=cache)
+    assert measured["rsum"] == pytest.approx(model.metrics["validation"]["rsum"])
+
+
+def test_the_head_reads_the_states_it_is_told_to(encoder):
+    from transformers import AutoModel
+
+    backbone = AutoModel.from_pretrained(encoder)
+    last = TextTransformer(backbone, 8, hidden=8).eval()
+    both = TextTransformer(backbone, 8, hidden=8, states=(0, -1)).eval()
+    token_ids = torch.tensor([[3, 6, 7, 4], [3, 8, 4, 0]])
+    with torch.no_grad():
+        features = both.backbone_features(token_ids)
+        embedded = backbone.embeddings(input_ids=token_ids[1:, :3] - 1).mean(dim=1)
+        torch.testing.assert_close(features[:, 16:], last.backbone_features(token_ids))
+    torch.testing.assert_close(features[1:, :16], torch.nn.functional.normalize(embedded))
+    assert both(token_ids).shape == (2, 8)
+    with pytest.raises(SentenceEncoderError, match=r"2 is no layer .* which has 1"):
+        TextTransformer(backbone, 8, hidden=8, states=(2,))
+
+
+def test_both_paths_train_with_further_states(encoder, shapes, cache, tmp_path):
+    image = small_recipe().image_encoder.model_copy(update={"grid": 2, "states": (-2, -1)})
+    recipe = recipe_of(encoder, HEADS, SENTENCES).model_copy(update={"image_encoder": image})
+    text = recipe.text_encoder.model_copy(update={"states": (0, -1)})
+    recipe = recipe.model_copy(update={"text_encoder": text})
+    model = train(recipe, shapes, tmp_path, cache=cache, display=quiet())
+    loaded = dualpath.load(tmp_path)
+    sentences = ["a red star", "two circles"]
+    np.testing.assert_allclose(
+        loaded.embed_texts(sentences), model.embed_texts(sentences), atol=1e-6
+    )
+    measured = dualpath.evaluate(loaded, shapes, split="val", cache=cache)
     assert measured["rsum"] == pytest.approx(model.metrics["validation"]["rsum"])
 
 
