@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import HfApi
 from PIL import Image
-from torch import nn
 
 from dualpath.allocator import keep_freed_memory
 from dualpath.bundle import FILES, Parts, find_bundle, fingerprint, read_bundle, write_bundle
@@ -22,6 +20,7 @@ from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import VectorStore
 from dualpath.data.views import Renderer, fixed_views, side_to_decode
 from dualpath.models.dual_path import DualPathNetwork
+from dualpath.models.layers import evaluating
 from dualpath.recipe import Recipe
 from dualpath.runtimes import Encoder, Engine, Exported, fastest, open_engine
 from dualpath.vectors import Advance, Mask, Vectors, unwatched
@@ -294,17 +293,6 @@ class DualPath:
         image = self.recipe.image_encoder
         views = fixed_views(flip=image.flip_average, crops=image.average_crops)
         return Renderer(views, self._size, keep_aspect=self._slides)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and back as it was."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 def load(

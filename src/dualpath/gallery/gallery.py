@@ -1,7 +1,7 @@
 """A gallery: pictures with their vectors, to be filled, searched and looked after."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +10,17 @@ from PIL import Image
 
 from dualpath.gallery import upkeep
 from dualpath.gallery.errors import FilterError, GalleryError
-from dualpath.gallery.filters import Condition, Field, parse_filter
+from dualpath.gallery.filled import Filled, read_filled, write_filled
+from dualpath.gallery.filters import Condition, parse_filter
 from dualpath.gallery.rows import CaptionHit, Hit, Picture, learn_fields, to_picture
-from dualpath.gallery.store import About, Store, open_store
+from dualpath.gallery.store import Store, open_store
 from dualpath.vectors import Advance, Vectors, unwatched
 
 if TYPE_CHECKING:
     from dualpath.embedding import DualPath
     from dualpath.gallery.adding import Added
 
-_FORMAT = 1
-
 Query = str | Path | Image.Image
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What a gallery was filled with: the model and where it was, whose pictures, their fields."""
-
-    model: str
-    name: str
-    source: str | None
-    dim: int
-    roots: tuple[Path, ...]
-    fields: Mapping[str, Field]
 
 
 class Gallery:
@@ -79,7 +66,7 @@ class Gallery:
         about = store.read_about()
         own = None if model is None else model.fingerprint
         if about is not None:
-            filled = _read_filled(address, about)
+            filled = read_filled(address, about)
             if model is not None and own != filled.model:
                 raise GalleryError(
                     f"{address}: was filled with the model {filled.name} ({filled.model[:12]}), "
@@ -277,14 +264,14 @@ class Gallery:
         with self.store.writing():
             self.refresh()
             if not self._begun:
-                self.store.write_about(_write_filled(self.filled))
+                self.store.write_about(write_filled(self.filled))
             known = self.filled
             fields = learn_fields(known.fields, told)
             new_roots = [root for root in roots if root not in known.roots]
             self.filled = replace(known, roots=(*known.roots, *new_roots), fields=fields)
             if self.filled != known:
                 self.store.add_fields(fields)
-                self.store.write_about(_write_filled(self.filled))
+                self.store.write_about(write_filled(self.filled))
         self._begun = True
 
     def refresh(self) -> None:
@@ -296,7 +283,7 @@ class Gallery:
         about = self.store.read_about()
         self._begun = about is not None
         if about is not None:
-            filled = _read_filled(self.address, about)
+            filled = read_filled(self.address, about)
             if filled.model != self.filled.model:
                 raise GalleryError(
                     f"{self.address}: was filled anew with another model; open it again"
@@ -324,25 +311,3 @@ class Gallery:
             raise GalleryError(
                 f"{self.address}: holds nothing yet; fill it with dualpath gallery add"
             )
-
-
-def _read_filled(address: str, about: About) -> Filled:
-    if about.get("format") != _FORMAT:
-        raise GalleryError(f"{address}: written by another version of DualPath; fill a new gallery")
-    return Filled(
-        about["model"],
-        about["name"],
-        about["source"],
-        about["dim"],
-        tuple(map(Path, about["roots"])),
-        {key: Field(**field) for key, field in about["fields"].items()},
-    )
-
-
-def _write_filled(filled: Filled) -> About:
-    return {
-        "format": _FORMAT,
-        **asdict(filled),
-        "roots": [str(root) for root in filled.roots],
-        "fields": {key: asdict(field) for key, field in filled.fields.items()},
-    }

@@ -1,6 +1,8 @@
 """What both paths share: the authors' batch normalisation and initialisation."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -76,3 +78,14 @@ def initialise_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         bound = math.sqrt(3 / module.in_features)
         nn.init.uniform_(module.weight, -bound, bound)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and back as it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

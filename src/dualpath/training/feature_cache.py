@@ -14,8 +14,8 @@ from dualpath.data.pairs import FeaturePictures
 from dualpath.data.tokenizer import trim_padding
 from dualpath.data.vector_store import Hashes, VectorStore
 from dualpath.data.views import Renderer, View
-from dualpath.embedding import evaluating
 from dualpath.models.image_cnn import ImageCNN
+from dualpath.models.layers import evaluating
 from dualpath.models.text_transformer import TextTransformer
 from dualpath.vectors import Advance, unwatched
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dualpath.data.pairs import Batch, CaptionTable
-from dualpath.embedding import evaluating
 from dualpath.models.dual_path import DualPathNetwork
+from dualpath.models.layers import evaluating
 from dualpath.processes import gather_shares, share
 from dualpath.recipe import TextEncoderRecipe
 from dualpath.training.stages import augment_words

@@ -8,8 +8,9 @@ import torch
 
 from dualpath.calibration import fit_calibration
 from dualpath.data.items import Items
-from dualpath.embedding import DualPath, evaluating
+from dualpath.embedding import DualPath
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.models.layers import evaluating
 from dualpath.processes import gather_shares, share
 from dualpath.vectors import Vectors
 
