@@ -11,10 +11,23 @@ from dualpath.exporting import ExportError, export
 from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
 from tests.models.sentence_encoder import write_sentence_encoder
 
+SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}  # the converter's time is by layers
+STILL = {**SHALLOW, "position_shift": False}
+ONE_STAGE = [{**STAGE, "name": "instance", "backbone": "frozen", "epochs": 1}]
+
+
+@pytest.fixture(scope="module")
+def shallow_bundle(tmp_path_factory, shapes, cache):
+    folder = tmp_path_factory.mktemp("shallow")
+    recipe = small_recipe(text_encoder={**STILL, "trunk": "residual"}, stages=ONE_STAGE)
+    dualpath.train(recipe, shapes, folder, cache=cache, display=quiet())
+    return folder
+
 
 @pytest.fixture
-def copy(bundle, tmp_path):
-    return shutil.copytree(bundle, tmp_path / "copy", ignore=shutil.ignore_patterns("training"))
+def copy(shallow_bundle, tmp_path):
+    ignored = shutil.ignore_patterns("training")
+    return shutil.copytree(shallow_bundle, tmp_path / "copy", ignore=ignored)
 
 
 def pictures(shapes):
@@ -42,9 +55,6 @@ def test_an_exported_image_path_is_picked_up_and_gives_what_torch_gives(copy, sh
 
 
 SENTENCES = ["a", "", "a red star", "unheard of", "two small blue circles above a big green square"]
-SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}
-STILL = {**SHALLOW, "position_shift": False}
-ONE_STAGE = [{**STAGE, "name": "instance", "backbone": "frozen", "epochs": 1}]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_what_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch)
 
 def test_a_model_that_slides_over_pictures_is_exported_with_free_sides(shapes, cache, tmp_path):
     image = {**small_recipe().image_encoder.model_dump(mode="json"), "test_size": 40}
-    recipe = small_recipe(image_encoder=image)
+    recipe = small_recipe(image_encoder=image, text_encoder=STILL, stages=ONE_STAGE)
     dualpath.train(recipe, shapes, tmp_path / "slides", cache=cache, display=quiet())
     assert export(tmp_path / "slides", shapes)[0].cosine > 0.9999
 

@@ -55,6 +55,18 @@ def test_earlier_maps_stand_as_means_beside_the_cells(tmp_path):
     torch.testing.assert_close(features[:, -dim:], whole.eval()(pixels))
 
 
+@pytest.mark.parametrize("name", ["test_vit", "vgg11", "tf_efficientnet_lite0"])
+def test_any_timm_backbone_shows_earlier_states(name):
+    torch.manual_seed(1)
+    backbone, width = create_backbone(name, states=[-2])
+    size, *_ = backbone_preprocessing(name)
+    pixels = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        features, pooled = backbone.eval()(pixels), backbone[0](pixels)
+    assert features.shape[1] == width > pooled.shape[1]
+    torch.testing.assert_close(features[:, : pooled.shape[1]], pooled)
+
+
 def test_states_that_a_backbone_has_not_are_named():
     with pytest.raises(BackboneError, match=r"states: \[9\] are no states of test_resnet"):
         create_backbone("test_resnet", states=[9])

@@ -172,14 +172,16 @@ class _Features(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, numbers of the last map and of each further state)."""
-        network: Any = self[0]
-        if not self.states:
-            last, maps = network(x), []
-        else:
+        modules: list[Any] = list(self)
+        network, pooling = modules[0], modules[1:]
+        if self.states:
             last, maps = network.forward_intermediates(x, indices=list(self.states))
-        for module in list(self)[1:]:
-            last = module(last)
-        return torch.cat([last, *(one.mean(dim=(2, 3)) for one in maps)], dim=1)
+            features = network.forward_head(last)
+        else:
+            features, maps = network(x), []
+        for module in pooling:
+            features = module(features)
+        return torch.cat([features, *(one.mean(dim=(2, 3)) for one in maps)], dim=1)
 
 
 def backbone_preprocessing(
@@ -216,13 +218,12 @@ def create_backbone(
     Raises:
         BackboneError: no such model, or its weights cannot be fetched or do not fit.
     """
-    plain = grid == 1 and not states
     try:
         backbone = timm.create_model(
             name,
             pretrained=pretrained and weights is None,
             num_classes=0,
-            **({} if plain else {"global_pool": ""}),
+            **({} if grid == 1 else {"global_pool": ""}),
         )
         if weights is not None:
             # The weights of a classifier are left over; what the backbone needs must be there.
@@ -247,13 +248,15 @@ def create_backbone(
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
         example = torch.zeros(1, 3, size, size)
-        if not plain:
+        pooling: tuple[nn.Module, ...] = ()
+        if grid > 1:
             if backbone.eval()(example).ndim != 4:
                 raise BackboneError(
                     f"{name} has no map of rows and columns to lay a grid on; set "
-                    "image_encoder.grid: 1 and image_encoder.states: []"
+                    "image_encoder.grid: 1"
                 )
             pooling = nn.AdaptiveAvgPool2d(grid), nn.Flatten()
+        if pooling or states:
             backbone = _Features(backbone, *pooling, states=states)
         try:
             features = backbone.eval()(example)
