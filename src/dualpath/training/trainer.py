@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -25,6 +26,7 @@ from dualpath.data.pairs import (
     tabulate_captions,
 )
 from dualpath.embedding import DualPath
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.processes import processes
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -90,6 +92,12 @@ class Trainer:
             mixed_precision=self._recipe.mixed_precision,
             log_with="tensorboard",
             project_dir=folder,
+            kwargs_handlers=[
+                # A sentence encoder's pooler, and layers after the last state, have no gradient.
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=isinstance(model.network.text_encoder, TextTransformer)
+                )
+            ],
         )
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer, cache)
