@@ -22,6 +22,7 @@ from dualpath.models.text_residual import ResidualTextCNN
 from dualpath.processes import gather_shares, processes, share
 from dualpath.training.checkpoints import load_checkpoint
 from tests.conftest import SMALL, run_cli
+from tests.models.sentence_encoder import write_sentence_encoder
 
 first_stage, last_stage = SMALL["stages"]
 RECIPE = {
@@ -144,6 +145,23 @@ def test_two_processes_go_through_the_losses_of_one(recipe, shapes, cache, tmp_p
     assert two[0] == pytest.approx(one[0], rel=1e-5)
     for alone, shared in zip(one, two, strict=True):  # last bits grow with the steps
         assert shared == pytest.approx(alone, rel=1e-2)
+
+
+def test_a_sentence_encoder_learns_in_two_processes_as_in_one(shapes, cache, tmp_path):
+    encoder = write_sentence_encoder(tmp_path / "encoder")
+    config = json.loads((encoder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps(config))
+    recipe = tmp_path / "sentences.yaml"
+    stage = {**first_stage, "epochs": 1, "contrastive": {}}
+    text = {"transformer": str(encoder), "states": [0, -1]}
+    recipe.write_text(yaml.safe_dump({**SMALL, "text_encoder": text, "stages": [stage]}))
+    options = ["--data", shapes, "--cache", cache]
+    assert run_cli("train", recipe, *options, "--out", tmp_path / "one").returncode == 0
+    together = launch(2, "train", recipe, *options, "--out", tmp_path / "two")
+    _, err = together.communicate(timeout=600)
+    assert together.returncode == 0, err
+    assert losses_of(tmp_path / "two")[0] == pytest.approx(losses_of(tmp_path / "one")[0], rel=1e-3)
 
 
 def test_a_lost_process_ends_the_training_with_a_clear_line_and_fewer_go_on(
