@@ -13,16 +13,21 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_AT_MOST = 2**31 - 1  # bytes that stay with the process when they are free
 _MAPPED_FROM = 2**30  # bytes in one piece that are still given back
+_MAPPED_FROM_IN_TRAINING = 2**25
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, training: bool = False) -> None:
     """Let this process keep freed memory for its next tensors, where the C library is glibc.
 
     Does nothing where the user has chosen thresholds by environment variables.
+
+    Args:
+        training: what a backbone keeps for its gradients is most of the memory there is, and freed
+            pieces of other sizes beside it would be half as much again: give back the large ones.
     """
     if not any(name.startswith("MALLOC_") for name in os.environ):
         _call("mallopt", _M_TRIM_THRESHOLD, _KEPT_AT_MOST)
-        _call("mallopt", _M_MMAP_THRESHOLD, _MAPPED_FROM)
+        _call("mallopt", _M_MMAP_THRESHOLD, _MAPPED_FROM_IN_TRAINING if training else _MAPPED_FROM)
 
 
 def give_back_freed_memory() -> None:

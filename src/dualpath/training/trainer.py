@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dualpath.allocator import give_back_freed_memory
+from dualpath.allocator import give_back_freed_memory, keep_freed_memory
 from dualpath.data.pairs import (
     Batch,
     EpochPlan,
@@ -149,6 +149,8 @@ class Trainer:
                 self._display,
             )
         freeze(network, stage)
+        keep_freed_memory(training=stage.backbone.startswith("trained"))
+        give_back_freed_memory()
         if processes() > 1:
             share_batch_statistics(network, stage)
         self._network = self._accelerator.prepare_model(network)
