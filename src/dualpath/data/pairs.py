@@ -60,6 +60,11 @@ class Batch(NamedTuple):
     instance_ids: torch.Tensor
     targets: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        tensors = {name: t for name, t in self._asdict().items() if t is not None}
+        return Batch(**{name: t.to(device, non_blocking=True) for name, t in tensors.items()})
+
 
 @dataclass(frozen=True)
 class CaptionTable:

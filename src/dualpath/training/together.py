@@ -1,12 +1,17 @@
 """Several processes that train one model: how they meet, agree and lose each other."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.layers import convert_sync_batchnorm
 
+from dualpath.embedding import DualPath
 from dualpath.models.dual_path import DualPathNetwork
+from dualpath.models.text_transformer import TextTransformer
 from dualpath.processes import max_over_processes, processes, rank
 from dualpath.recipe import StageRecipe
 
@@ -22,6 +27,21 @@ def meet_processes() -> PartialState:
     """Return the state of the processes that were launched together; the first call joins them."""
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     return PartialState(cpu=not has_gpu)  # unless it is told so, CPUs train each for itself
+
+
+def accelerator_for(model: DualPath, folder: Path) -> Accelerator:
+    """Return what spreads a training over devices and processes and logs it under ``folder``."""
+    meet_processes()
+    # Accelerate keeps the precision of an earlier training of this process, which may differ.
+    AcceleratorState._reset_state()
+    # A sentence encoder's pooler, and layers after the last state that is read, have no gradient.
+    unused = isinstance(model.network.text_encoder, TextTransformer)
+    return Accelerator(
+        mixed_precision=model.recipe.mixed_precision,
+        log_with="tensorboard",
+        project_dir=folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+    )
 
 
 def any_process(*flags: bool) -> list[bool]:

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,7 +23,6 @@ from dualpath.data.pairs import (
     tabulate_captions,
 )
 from dualpath.embedding import DualPath
-from dualpath.models.text_transformer import TextTransformer
 from dualpath.processes import processes
 from dualpath.recipe import StageRecipe
 from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -52,9 +48,9 @@ from dualpath.training.stages import (
 from dualpath.training.step import step_losses
 from dualpath.training.together import (
     TrainingError,
+    accelerator_for,
     any_process,
     lost_process,
-    meet_processes,
     share_batch_statistics,
 )
 from dualpath.training.validation import validate
@@ -85,20 +81,7 @@ class Trainer:
         self._model, self._data, self._folder = model, data, folder
         self._cache, self._display = cache, display
         self._recipe = model.recipe
-        meet_processes()
-        # Accelerate keeps the precision of an earlier training of this process, which may differ.
-        AcceleratorState._reset_state()
-        self._accelerator = Accelerator(
-            mixed_precision=self._recipe.mixed_precision,
-            log_with="tensorboard",
-            project_dir=folder,
-            kwargs_handlers=[
-                # A sentence encoder's pooler, and layers after the last state, have no gradient.
-                DistributedDataParallelKwargs(
-                    find_unused_parameters=isinstance(model.network.text_encoder, TextTransformer)
-                )
-            ],
-        )
+        self._accelerator = accelerator_for(model, folder)
         model.device = self._accelerator.device
         self._train_table = tabulate_captions(data.train, model.tokenizer, cache)
         torch.manual_seed(self._recipe.seed)
@@ -230,7 +213,7 @@ class Trainer:
                 set_learning_rate(
                     optimizers, rate_factor(stage.schedule, step, len(plan), stage.epochs)
                 )
-                batch = _to_device(batch, self._accelerator.device)
+                batch = batch.to(self._accelerator.device)
                 losses = self._step(stage, batch, teacher, optimizers)
                 progress.step += 1
                 for name, value in losses.items():
@@ -337,10 +320,3 @@ class Trainer:
         load_weights(state, self._plain_network, self._classifier)
         optimizers: list[dict[str, Any]] | None = state.get("optimizers")
         return optimizers
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {
-        k: t.to(device, non_blocking=True) for k, t in batch._asdict().items() if t is not None
-    }
-    return Batch(**moved)
