@@ -77,7 +77,7 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
     ):
         told: list[str] = []
         try:
-            exported, *sentences = export(
+            exported, *_ = export(
                 bundle, material.data, runtime=runtime, precision=precision, say=told.append
             )
         except ExportError as error:
@@ -100,8 +100,6 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
                 )
         if (runtime, precision) == ("openvino", "int8"):
             yield _files_in_runtime(material, bundle, name)
-        if precision == "fp32" and sentences:
-            yield from _sentences_in_runtime(material, model, bundle / sentences[0].file, name)
 
 
 def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
@@ -122,23 +120,30 @@ def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
     )
 
 
-def _sentences_in_runtime(
-    material: Material, model: DualPath, path: Path, name: str
+def sentence_runtime_rows(material: Material, bundles: list[Path]) -> Iterator[Row]:
+    """The text path of each bundle in each runtime beside eager torch; bundles are copied."""
+    for bundle in bundles:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "bundle"
+            model = load(bundle, runtime="torch")
+            model.save_pretrained(copy)
+            for runtime in ("onnxruntime", "openvino"):
+                _, *text = export(copy, material.data, runtime=runtime)
+                for exported in text:
+                    engine = open_engine(copy / exported.file)
+                    yield from _sentences_in_engine(material, model, engine, bundle.name, runtime)
+
+
+def _sentences_in_engine(
+    material: Material, model: DualPath, engine: Engine, name: str, runtime: str
 ) -> Iterator[Row]:
-    engine: Engine = open_engine(path)
-    converted = DualPath(
-        model.network,
-        model.tokenizer,
-        model.recipe,
-        device="cpu",
-        engines={"text_encoder": engine},
-    )
-    runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
+    parts = model.network, model.tokenizer, model.recipe
+    converted = DualPath(*parts, device="cpu", engines={"text_encoder": engine})
     for count in (1, 256):
         sentences = material.captions[:count]
         yield paired(
-            "runtimes",
-            f"{count} sentence{'s' if count > 1 else ''} to vectors, {name}, {runtime} fp32",
+            "questions",
+            f"{count} sentence{'s' if count > 1 else ''} to vectors, {name}, {runtime}",
             lambda sentences=sentences: converted.embed_texts(sentences),
             "eager torch",
             lambda sentences=sentences: model.embed_texts(sentences),

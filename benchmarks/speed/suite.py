@@ -25,7 +25,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import torch
 from classes import class_rows
-from embedding import picture_rows, runtime_rows, text_rows
+from embedding import picture_rows, runtime_rows, sentence_runtime_rows, text_rows
 from material import Material
 from retrieval import evaluation_rows, gallery_rows
 from rich.console import Console
@@ -56,6 +56,7 @@ def main() -> None:
             "training": lambda: training_rows(material),
             "pictures": lambda: picture_rows(material),
             "runtimes": lambda: runtime_rows(material, options.bundles),
+            "questions": lambda: sentence_runtime_rows(material, options.bundles),
             "sentences": lambda: text_rows(material),
             "evaluation": evaluation_rows,
             "gallery": lambda: gallery_rows(material, options.bundles[0], Path(scratch)),

@@ -56,7 +56,7 @@ def test_three_steps_of_every_recipe_at_a_reduced_size(
     tree = recipe.model_dump(mode="json")
     tree |= {"dim": 16, "workers": 0, "expected": None, "scale": None}
     if recipe.text_encoder.transformer:
-        tree["text_encoder"]["transformer"] = str(sentence_encoder)
+        tree["text_encoder"] |= {"transformer": str(sentence_encoder), "states": [0, -1]}
     else:
         tree["text_encoder"] |= {"width": 0.0625, "word_vectors": str(word_vectors)}
     reduced = {"backbone": "test_resnet", "pretrained": False, "input_size": 32}
