@@ -46,7 +46,8 @@ class KillsAWorker:
     def __call__(self, count):
         self.done += count
         if self.done > 100 and not self.killed:
-            titles = {p.pid: " ".join(p.cmdline()) for p in psutil.process_iter()}
+            running = psutil.process_iter(["cmdline"])  # of one that has just ended it is none
+            titles = {process.pid: " ".join(process.info["cmdline"] or []) for process in running}
             workers = [pid for pid, title in titles.items() if "_Embedder" in title]
             self.killed = workers[:1]
             os.kill(self.killed[0], signal.SIGKILL)
