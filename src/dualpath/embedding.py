@@ -27,6 +27,7 @@ from dualpath.vectors import Advance, Mask, Vectors, unwatched
 
 _STORE_EVERY = 512
 _KEPT = 2048  # kept features in a pass through the head
+_ASKED_AT_ONCE = 16  # sentences; of more, torch packs the words and an engine pads them
 _SORTED = 16  # batches of sentences that are put in the order of their lengths
 
 
@@ -272,7 +273,7 @@ class DualPath:
     def _forward_tokens(self, token_ids: npt.NDArray[np.int64]) -> Vectors:
         """Embed sentences, (sentences, positions) padded with 0."""
         engine = self._engines.get("text_encoder")
-        if engine is not None:
+        if engine is not None and len(token_ids) <= _ASKED_AT_ONCE:
             return F.normalize(torch.from_numpy(engine(token_ids))).numpy()
         batch = torch.from_numpy(token_ids).to(self.device)
         average = self.recipe.text_encoder.position_shift
