@@ -118,7 +118,9 @@ def export(
             image = written / f"image_encoder.{precision}.{ending}"
             exported = [_export_images(model, items, runtime, precision, image, say)]
             if precision == "int8":
-                _check_recall(model, _converted(model, image), data, Path(scratch), say)
+                _check_recall(
+                    model, _converted(model, "image_encoder", image), data, Path(scratch), say
+                )
             text = written / f"text_encoder.fp32.{ending}"
             exported += _export_sentences(model, items, runtime, text, say)
         except ImportError as error:
@@ -148,7 +150,7 @@ def _export_images(
     images = _Images(model.network.image_encoder, slides=shorter_side is not None)
     calibration = [views[:1].numpy() for views in rendered] if precision == "int8" else []
     _convert(images, rendered[0][:1].repeat(2, 1, 1, 1), free, runtime, calibration, path)
-    converted = _converted(model, path)
+    converted = _converted(model, "image_encoder", path)
     batches = [rendered[i : i + _BATCH] for i in range(0, len(rendered), _BATCH)]
     cosine, speedup = _compare(model.embed_rendered, converted.embed_rendered, batches)
     say(f"pictures: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
@@ -172,7 +174,7 @@ def _export_sentences(
         reason = " ".join(str(error).split())[:150]
         say(f"sentences: left to torch, whose exporter cannot follow this encoder ({reason})")
         return []
-    converted = _converted(model, path)
+    converted = _converted(model, "text_encoder", path)
     sentences = [[one] for n in _spread(items, _SENTENCES) for one in items[int(n)].captions[:1]]
     cosine, speedup = _compare(model.embed_texts, converted.embed_texts, sentences)
     say(f"sentences: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
@@ -183,16 +185,10 @@ def _export_sentences(
     ]
 
 
-def _converted(model: DualPath, path: Path) -> DualPath:
+def _converted(model: DualPath, encoder: Encoder, path: Path) -> DualPath:
     """Return the model with one of its encoders as it was exported."""
-    encoder: Encoder = "text_encoder" if path.name.startswith("text") else "image_encoder"
-    return DualPath(
-        model.network,
-        model.tokenizer,
-        model.recipe,
-        device="cpu",
-        engines={encoder: open_engine(path)},
-    )
+    parts = model.network, model.tokenizer, model.recipe
+    return DualPath(*parts, device="cpu", engines={encoder: open_engine(path)})
 
 
 def _spread(items: Items, most: int) -> npt.NDArray[np.int64]:

@@ -172,16 +172,22 @@ class _Features(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, numbers of the last map and of each further state)."""
-        modules: list[Any] = list(self)
-        network, pooling = modules[0], modules[1:]
-        if self.states:
-            last, maps = network.forward_intermediates(x, indices=list(self.states))
-            features = network.forward_head(last)
-        else:
-            features, maps = network(x), []
+        return self.pooled(*self.maps(x))
+
+    def maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what the network itself gives (a map, for cells to be laid on) and the states."""
+        network: Any = self[0]
+        if not self.states:
+            return network(x), []
+        last, earlier = network.forward_intermediates(x, indices=list(self.states))
+        return network.forward_head(last), earlier
+
+    def pooled(self, last: Tensor, earlier: list[Tensor]) -> Tensor:
+        """Pool them, and put them side by side."""
+        pooling: list[Any] = list(self)[1:]
         for module in pooling:
-            features = module(features)
-        return torch.cat([features, *(one.mean(dim=(2, 3)) for one in maps)], dim=1)
+            last = module(last)
+        return torch.cat([last, *(one.mean(dim=(2, 3)) for one in earlier)], dim=1)
 
 
 def backbone_preprocessing(
@@ -248,20 +254,21 @@ def create_backbone(
     with torch.no_grad():
         size = resolve_model_data_config(backbone)["input_size"][-1]
         example = torch.zeros(1, 3, size, size)
-        pooling: tuple[nn.Module, ...] = ()
-        if grid > 1:
-            if backbone.eval()(example).ndim != 4:
-                raise BackboneError(
-                    f"{name} has no map of rows and columns to lay a grid on; set "
-                    "image_encoder.grid: 1"
-                )
-            pooling = nn.AdaptiveAvgPool2d(grid), nn.Flatten()
-        if pooling or states:
-            backbone = _Features(backbone, *pooling, states=states)
+        backbone.eval()
+        if grid == 1 and not states:
+            width = int(backbone(example).shape[1])
+            return backbone.train(), width
+        cells = (nn.AdaptiveAvgPool2d(grid), nn.Flatten()) if grid > 1 else ()
+        backbone = _Features(backbone, *cells, states=states)
         try:
-            features = backbone.eval()(example)
+            last, earlier = backbone.maps(example)
         except (AssertionError, AttributeError, IndexError) as error:
             raise BackboneError(
                 f"image_encoder.states: {list(states)} are no states of {name} ({error})"
             ) from error
+        if grid > 1 and last.ndim != 4:
+            raise BackboneError(
+                f"{name} has no map of rows and columns to lay a grid on; set image_encoder.grid: 1"
+            )
+        features = backbone.pooled(last, earlier)
     return backbone.train(), int(features.shape[1])
