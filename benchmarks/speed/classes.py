@@ -1,4 +1,7 @@
-"""The instance loss over a million classes: a step of the classifier, and its memory."""
+"""The instance loss over a million classes: a step of the classifier, and its memory.
+
+Alone and shared by two processes (gloo), each of which has a thread and half of the classes.
+"""
 
 import json
 import resource
@@ -6,9 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from timing import Row
+from torch import distributed as dist
+from torch.distributed.tensor.parallel import loss_parallel
 
 from dualpath.losses.instance import InstanceClassifier
 
@@ -23,28 +29,32 @@ WAYS = {
 
 def class_rows(classes: int) -> Iterator[Row]:
     """Each way in a process of its own, so that its peak memory is its own."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     told = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, way, str(classes)]
-        told[way] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    first = told[next(iter(WAYS))]
-    for way, found in told.items():
+    for way, count in product(WAYS, (1, 2)):
+        command = [*launch, str(count), __file__, way, str(classes)]
+        told[way, count] = json.loads(
+            subprocess.run(command, capture_output=True, check=True).stdout
+        )
+    first = told[next(iter(told))]
+    for (way, count), found in told.items():
         yield Row(
             "classes",
             f"step of the classifier, {classes:,} classes, {PICTURES} pictures, {CAPTIONS} "
-            f"captions: {way}",
+            f"captions: {way}, processes: {count}",
             "all classes, 512 numbers",
             found["seconds"],
             first["seconds"],
             first["seconds"] / found["seconds"],
             (first["seconds"] / found["slowest"], first["seconds"] / found["fastest"]),
-            note=f"peak memory {found['mebibytes']:,.0f} MiB",
+            note=f"peak memory of a process {found['mebibytes']:,.0f} MiB",
         )
 
 
 def main() -> None:
     way, classes = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     torch.manual_seed(0)
     classifier = InstanceClassifier(DIM, torch.arange(classes), **WAYS[way])
     rows = classifier.weights()
@@ -58,13 +68,16 @@ def main() -> None:
         images = torch.randn(PICTURES, DIM, requires_grad=True)
         texts = torch.randn(CAPTIONS, DIM, requires_grad=True)
         begun = time.perf_counter()
-        losses = classifier(images, texts, ids, ids.repeat(2), scale=16.0)
-        optimizer.zero_grad(set_to_none=True)
-        sum(losses).backward()
+        with loss_parallel():
+            losses = classifier(images, texts, ids, ids.repeat(2), scale=16.0)
+            optimizer.zero_grad(set_to_none=True)
+            sum(losses).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - begun)
     told = sorted(seconds[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if dist.get_rank() > 0:
+        return
     print(
         json.dumps(
             {

@@ -3,9 +3,12 @@
 import json
 import shutil
 import socket
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import dualpath
 
@@ -20,14 +23,13 @@ def milvus(tmp_path_factory):
     """The address of a Milvus server that runs as long as the tests of this process."""
     milvus = pytest.importorskip("milvus", reason="the milvus server is not installed")
     server = milvus.MilvusServer()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        server.listen_port = free.getsockname()[1]
     server.set_base_dir(str(tmp_path_factory.mktemp("milvus")))
-    try:
+    # Two servers that start together may choose the same ports.
+    with FileLock(Path(tempfile.gettempdir()) / "dualpath-tests-milvus.lock"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            server.listen_port = free.getsockname()[1]
         server.start()
-    except (OSError, TimeoutError) as error:
-        pytest.skip(f"the milvus server does not start: {error}")
     yield f"http://127.0.0.1:{server.listen_port}"
     server.stop()
 

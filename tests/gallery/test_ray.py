@@ -54,13 +54,14 @@ class KillsAWorker:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_killed_worker_changes_nothing_of_what_is_indexed(many, bundle, tmp_path):
+@pytest.mark.parametrize("address", ["embedded", "milvus"], indirect=True)
+def test_a_killed_worker_changes_nothing_of_what_is_indexed(many, bundle, tmp_path, address):
     model = dualpath.load(bundle)
     with dualpath.Gallery.open(tmp_path / "alone", model=model) as gallery:
         alone = gallery.add(many)
         expected, _ = contents(gallery)
     killer = KillsAWorker()
-    with dualpath.Gallery.open(tmp_path / "ray", model=model) as gallery:
+    with dualpath.Gallery.open(address, model=model) as gallery:
         added = gallery.add(many, ray=True, advance=killer)
         found, rows = contents(gallery)
         again = gallery.add(many, ray=True)

@@ -14,13 +14,14 @@ import torch.multiprocessing as mp
 import yaml
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.tensor.parallel import loss_parallel
 
-from dualpath.losses.instance import InstanceClassifier
+from dualpath.losses.instance import InstanceClassifier, instance_loss
 from dualpath.losses.ranking import contrastive_loss
 from dualpath.models.layers import head
 from dualpath.models.text_residual import ResidualTextCNN
-from dualpath.processes import gather_shares, processes, share
-from dualpath.training.checkpoints import load_checkpoint
+from dualpath.processes import gather_shares, of_all, processes, share
+from dualpath.training.checkpoints import load_checkpoint, load_rows
 from tests.conftest import SMALL, run_cli
 from tests.models.sentence_encoder import write_sentence_encoder
 
@@ -42,6 +43,11 @@ RECIPE = {
 }
 
 
+def whole(own, total):
+    rows = of_all(own.to_dense(), total)
+    return rows.full_tensor() if processes() > 1 else rows
+
+
 def one_step(options):
     """Compute losses and gradients of a batch of odd size, in double precision."""
     torch.manual_seed(0)
@@ -53,10 +59,10 @@ def one_step(options):
     pictures, owners, ids = torch.randn(7, 20).double(), torch.arange(7).repeat(2), torch.arange(7)
     image_features = gather_shares(both[0](pictures[share(7)]), 7)
     text_features = gather_shares(both[1](token_ids[share(14)]), 14)
-    losses = classifier(image_features, text_features, ids, ids[owners], scale=8.0)
     contrast = contrastive_loss(image_features, text_features, owners, ids, temperature=0.05)
-    (sum(losses) + contrast).backward()
-    classifier.share_gradients()
+    with loss_parallel():
+        losses = classifier(image_features, text_features, ids, ids[owners], scale=8.0)
+        (sum(losses) + contrast).backward()
     for parameter in both.parameters():  # what DistributedDataParallel does
         if processes() > 1:
             dist.all_reduce(parameter.grad)
@@ -65,7 +71,7 @@ def one_step(options):
     found |= dict(both.named_buffers())
     found |= {f"loss {i}": loss.detach() for i, loss in enumerate((*losses, contrast))}
     for name in classifier.row_names():
-        found[name] = classifier.gathered_rows(classifier.get_parameter(name).grad)
+        found[name] = whole(classifier.get_parameter(name).grad, classifier.classes)
     if classifier.projection is not None:
         found["projection"] = classifier.projection.weight.grad
     return found
@@ -80,7 +86,13 @@ def step_of_a_process(number, count, folder, options):
 
 
 @pytest.mark.parametrize(
-    ("count", "options"), [(2, {"shared": False}), (2, {"projection": 5}), (4, {"parts": 2})]
+    ("count", "options"),
+    [
+        (2, {"shared": False}),
+        (2, {"projection": 5}),
+        (4, {"parts": 2}),
+        (4, {"fraction": 0.9999, "projection": 5}),
+    ],
 )
 def test_losses_gradients_and_statistics_are_those_of_one_process(tmp_path, count, options):
     mp.spawn(step_of_a_process, (count, tmp_path, options), nprocs=count)
@@ -92,24 +104,53 @@ def test_losses_gradients_and_statistics_are_those_of_one_process(tmp_path, coun
             torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11, msg=name)
 
 
+def sampling():
+    torch.manual_seed(0)
+    return InstanceClassifier(8, torch.arange(20), fraction=0.5), torch.randn(6, 8)
+
+
+IDS = torch.tensor([17, 1, -1, 4, 3, 17])
+
+
 def sample_of_a_process(number, count, folder):
     place = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=place, rank=number, world_size=count)
-    torch.manual_seed(0)
-    classifier = InstanceClassifier(8, torch.arange(20), fraction=0.5)
-    x, ids = torch.randn(6, 8), torch.arange(6)
+    classifier, x = sampling()
     torch.manual_seed(number)  # each draws of its own classes
-    sum(classifier(x, x, ids, ids, scale=4.0)).backward()
-    classifier.share_gradients()
-    torch.save(classifier.weight.grad.coalesce().indices()[0], folder / f"{number}.pt")
+    with loss_parallel():
+        loss, _ = classifier(x, x, IDS, IDS, scale=4.0)
+        loss.backward()
+    rows = classifier.weight.grad.coalesce().indices()[0] + classifier.own.start
+    torch.save((loss.detach(), rows), folder / f"{number}.pt")
     dist.destroy_process_group()
 
 
-def test_each_process_samples_its_own_classes(tmp_path):
-    mp.spawn(sample_of_a_process, (2, tmp_path), nprocs=2)
-    rows = [set(torch.load(tmp_path / f"{number}.pt").tolist()) for number in range(2)]
-    assert [len(drawn) for drawn in rows] == [6, 5]  # all six of the batch are the first one's
-    assert rows[0] == set(range(6))
+def test_each_process_samples_its_own_classes_for_one_softmax(tmp_path):
+    mp.spawn(sample_of_a_process, (3, tmp_path), nprocs=3)
+    losses, rows = zip(*(torch.load(tmp_path / f"{number}.pt") for number in range(3)), strict=True)
+    assert [len(drawn) for drawn in rows] == [4, 4, 4]  # of 7, 7 and 6
+    assert {1, 3, 4} <= set(rows[0].tolist())
+    assert 17 in rows[2]
+    classifier, x = sampling()
+    sample = torch.cat(rows)
+    columns = torch.tensor([sample.tolist().index(i) if i >= 0 else -1 for i in IDS.tolist()])
+    expected = instance_loss(x, classifier.weight[sample], columns, scale=4.0)
+    for loss in losses:
+        torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (4, 3), (2, 5)])
+def test_rows_that_some_processes_wrote_are_read_by_fewer_and_by_more(tmp_path, before, after):
+    whole = torch.randn(23, 3)
+    files = [tmp_path / f"{number}.pt" for number in range(before)]
+    for file, piece in zip(files, whole.chunk(before), strict=True):
+        torch.save({"weights": {"weight": piece.clone()}, "step": 7}, file)
+    start = 0
+    for piece in whole.chunk(after):
+        found = load_rows(files, slice(start, start + len(piece)))
+        assert found["weights"]["weight"].equal(piece)
+        assert found["step"] == 7
+        start += len(piece)
 
 
 @pytest.fixture(scope="module")

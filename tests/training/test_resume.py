@@ -22,7 +22,7 @@ first_stage, last_stage = SMALL["stages"]
 RECIPE = {
     **SMALL,
     "checkpoint_minutes": 0.0,
-    "stages": [first_stage, {**last_stage, "epochs": 10, "validate_every": 5}],
+    "stages": [first_stage, {**last_stage, "epochs": 20, "validate_every": 10}],
 }
 
 

@@ -15,7 +15,7 @@ from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import build_network
 from dualpath.models.image_cnn import ImageCNN
 from dualpath.recipe import OptimizerRecipe, ScheduleRecipe
-from dualpath.training.checkpoints import load_checkpoint
+from dualpath.training.checkpoints import load_checkpoint, load_rows
 from dualpath.training.prepare import build_words, set_word_vectors
 from dualpath.training.stages import (
     build_optimizers,
@@ -296,5 +296,7 @@ def test_words_without_a_vector_get_random_numbers_of_the_same_spread(tmp_path, 
 
 def test_a_checkpoint_holds_no_code(bundle):
     state, progress = load_checkpoint(bundle / "training" / "last.pt")
-    assert set(state) == {"network", "classifier"}
+    assert set(state) == {"network", "classifier", "rows"}
+    (rows,) = state["rows"]
+    assert set(load_rows([bundle / "training" / rows], slice(0, 5))) == {"weights"}
     assert progress.stage == 2

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,6 +23,7 @@ from dualpath.data.pictures import (
 )
 from dualpath.embedding import DualPath
 from dualpath.gallery.errors import GalleryError
+from dualpath.gallery.filters import Field
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.rows import Picture, picture_id, to_rows, words_of
 from dualpath.gallery.store import Store
@@ -56,16 +57,24 @@ class _Known(NamedTuple):
 class Read(NamedTuple):
     """A picture that was read; ``rendered`` is none where the gallery has its vector already.
 
-    vector: (dim,) float32, where the picture was embedded elsewhere.
+    vector: (dim,) float32. captions: (its captions, dim) float32. Where they were embedded
+    elsewhere; else none.
     """
 
     picture: Picture
     rendered: torch.Tensor | None
     vector: Vectors | None = None
+    captions: Vectors | None = None
+
+
+class Written(NamedTuple):
+    """A picture that was read, embedded and written elsewhere."""
 
 
 # A path, what the manifest says of it, and what the gallery knows.
 Work = tuple[Path, Item, _Known | None]
+# What became of it; none: nothing, as the gallery has it.
+Outcome = Read | Written | PictureError | None
 
 
 def add_folder(
@@ -83,21 +92,23 @@ def add_folder(
     added, done = Added(), 0
     work = _work(_named(items, folder, allowed, added), gallery.store)
     pending: list[Read] = []
-    for (_, item, there), outcome in (_on_ray if ray else _ahead)(work, gallery.model):
+    outcomes = _on_ray(work, gallery) if ray else _ahead(work, gallery.model)
+    for (_, item, there), outcome in outcomes:
         if isinstance(outcome, PictureError):
             added.broken[item.file_name] = str(outcome)
         elif outcome is None:
             added.unchanged += 1
         else:
-            pending.append(outcome)
+            if isinstance(outcome, Read):
+                pending.append(outcome)
             added.new += there is None
             added.changed += there is not None
         if len(pending) == _WRITTEN:
-            _store(gallery, pending)
+            write(gallery.store, gallery.filled.fields, gallery.model, pending)
             pending = []
         advance(1)
         done += 1
-    _store(gallery, pending)
+    write(gallery.store, gallery.filled.fields, gallery.model, pending)
     advance(len(items) - done)
     if added.new or added.changed:
         with gallery.store.writing():
@@ -113,7 +124,7 @@ def add_picture(
     gallery.learn([], [(item.file_name, item.metadata)])
     outcome = _look(path, item, None, gallery.model)
     assert outcome is not None, "nothing is known of it"
-    _store(gallery, [outcome])
+    write(gallery.store, gallery.filled.fields, gallery.model, [outcome])
     return outcome.picture
 
 
@@ -163,9 +174,7 @@ def _work(named: Iterator[tuple[Path, Item]], store: Store) -> Iterator[Work]:
         yield from ((path, item, known.get(one)) for one, (path, item) in chunk.items())
 
 
-def _ahead(
-    work: Iterator[Work], model: DualPath
-) -> Iterator[tuple[Work, Read | PictureError | None]]:
+def _ahead(work: Iterator[Work], model: DualPath) -> Iterator[tuple[Work, Outcome]]:
     """Read chunk after chunk in threads, one ahead of what is asked for."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -178,15 +187,13 @@ def _ahead(
             yield from ((one, future.result()) for one, future in current)
 
 
-def _on_ray(
-    work: Iterator[Work], model: DualPath
-) -> Iterator[tuple[Work, Read | PictureError | None]]:
-    """Read and embed on a Ray cluster."""
+def _on_ray(work: Iterator[Work], gallery: Gallery) -> Iterator[tuple[Work, Outcome]]:
+    """Read and embed on a Ray cluster, which also writes if the store takes many writers."""
     try:
         from dualpath.gallery.cluster import read_on_ray
     except ImportError as error:
         raise GalleryError("--ray needs Ray: pip install 'dualpath[scale]'") from error
-    return read_on_ray(work, model)
+    return read_on_ray(work, gallery)
 
 
 def read(work: Work, model: DualPath) -> Read | PictureError | None:
@@ -229,15 +236,16 @@ def _look(path: Path, item: Item, known: _Known | None, model: DualPath) -> Read
     return Read(picture, None if same_content else model.render(decoded))
 
 
-def _store(gallery: Gallery, read: Sequence[Read]) -> None:
+def write(store: Store, fields: Mapping[str, Field], model: DualPath, read: Sequence[Read]) -> None:
     """Embed and write pictures: captions first, as a picture's row says that it is done."""
     if not read:
         return
     pictures = [one.picture for one in read]
-    captions = [caption for picture in pictures for caption in picture.captions]
-    vectors = _vectors(gallery, read)
-    rows = to_rows(pictures, vectors, gallery.model.embed_texts(captions), gallery.filled.fields)
-    store, ids = gallery.store, [picture.id for picture in pictures]
+    vectors = _vectors(store, model, read)
+    captions = embed_captions(model, [one for one in read if one.captions is None])
+    captions |= {one.picture.id: one.captions for one in read if one.captions is not None}
+    of_captions = np.concatenate([captions[picture.id] for picture in pictures])
+    rows, ids = to_rows(pictures, vectors, of_captions, fields), [one.id for one in pictures]
     with store.writing():
         kept = set(rows.captions["id"].to_pylist())
         old = [row["id"] for row in store.get("captions", "picture", ids)]
@@ -246,10 +254,18 @@ def _store(gallery: Gallery, read: Sequence[Read]) -> None:
         store.upsert("pictures", rows.pictures)
 
 
-def _vectors(gallery: Gallery, read: Sequence[Read]) -> Vectors:
+def embed_captions(model: DualPath, read: Sequence[Read]) -> dict[str, Vectors]:
+    """Embed the captions of pictures: by their ids, (captions, dim) float32."""
+    counts = [len(one.picture.captions) for one in read]
+    vectors = model.embed_texts([caption for one in read for caption in one.picture.captions])
+    own = np.split(vectors, np.cumsum(counts)[:-1])
+    return {one.picture.id: part for one, part in zip(read, own, strict=False)}
+
+
+def _vectors(store: Store, model: DualPath, read: Sequence[Read]) -> Vectors:
     """Embed what is new to the gallery; pictures of a content it knows keep their vector."""
     contents = sorted({one.picture.content for one in read})
-    there = gallery.store.get("pictures", "content", contents, vectors=True)
+    there = store.get("pictures", "content", contents, vectors=True)
     vectors = {row["content"]: np.asarray(row["vector"], np.float32) for row in there}
     vectors |= {one.picture.content: one.vector for one in read if one.vector is not None}
     fresh = {
@@ -257,6 +273,6 @@ def _vectors(gallery: Gallery, read: Sequence[Read]) -> Vectors:
         for one in read
         if one.picture.content not in vectors and one.rendered is not None
     }
-    embedded = gallery.model.embed_rendered(list(fresh.values()))
+    embedded = model.embed_rendered(list(fresh.values()))
     vectors |= dict(zip(fresh, embedded, strict=True))
     return np.stack([vectors[one.picture.content] for one in read])

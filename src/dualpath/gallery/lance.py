@@ -40,6 +40,8 @@ class LanceStore:
     picks candidates, which are compared exactly.
     """
 
+    many_writers = False
+
     def __init__(self, address: str) -> None:
         self.folder = Path(address).absolute()
         if self.folder.is_file():

@@ -34,6 +34,7 @@ _LONGEST_TEXT = 65_535
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _INDEX = {"index_type": "HNSW", "metric_type": "COSINE"}
 _BUILD = {"M": 16, "efConstruction": 200}
+_LOOKED_UP = {"pictures": "content", "captions": "picture"}  # columns found by value, as ids are
 _SEARCH_WIDTH = 128  # candidates of the HNSW index, at least
 
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -63,8 +64,10 @@ class MilvusStore:
     A user's token is taken from the variable ``MILVUS_TOKEN`` (``user:password`` or an API key).
     ``?shards=4&replicas=2`` behind the address spreads a new gallery: writes go to so many shards,
     and so many query nodes hold each part of it.
-    Milvus has no lock: fill a gallery from one process at a time. Searching needs no care.
+    Milvus has no lock: fill a gallery by one command at a time. Searching needs no care.
     """
+
+    many_writers = True
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -151,7 +154,7 @@ class MilvusStore:
 
     def scan(self, table: TableName, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         try:
-            for rows in self._query(table, "", columns):
+            for rows in self._query(table, "", columns, consistency_level="Strong"):
                 arrays = [_column(table, name, [row.get(name) for row in rows]) for name in columns]
                 yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         except MilvusException as error:
@@ -159,7 +162,12 @@ class MilvusStore:
 
     @_clearly
     def count(self, table: TableName) -> int:
-        rows = self._client.query(self._collection(table), filter="", output_fields=["count(*)"])
+        rows = self._client.query(
+            self._collection(table),
+            filter="",
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+        )
         return int(rows[0]["count(*)"])
 
     def add_fields(self, fields: Mapping[str, Field]) -> None:
@@ -196,6 +204,8 @@ class MilvusStore:
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
         index = self._client.prepare_index_params()
         index.add_index(VECTOR, **_INDEX, params=_BUILD)
+        if table in _LOOKED_UP:
+            index.add_index(_LOOKED_UP[table], index_type="Trie")
         self._client.create_collection(
             self._collection(table),
             schema=schema,
@@ -208,13 +218,14 @@ class MilvusStore:
             self._client.load_collection(self._collection(table), replica_number=self._replicas)
 
     def _query(
-        self, table: TableName, condition: str, columns: Sequence[str]
+        self, table: TableName, condition: str, columns: Sequence[str], **options: Any
     ) -> Iterator[list[dict[str, Any]]]:
         found = self._client.query_iterator(
             self._collection(table),
             filter=condition,
             output_fields=list(columns),
             batch_size=_BATCH,
+            **options,
         )
         try:
             while rows := found.next():

@@ -19,7 +19,12 @@ class Store(Protocol):
 
     Rows have the columns of :mod:`dualpath.gallery.rows`, ``id`` naming one row. What a call has
     written is seen by every later call, and survives the end of the process.
+
+    Attributes:
+        many_writers: whether processes of several machines may write at once, each other rows.
     """
+
+    many_writers: bool
 
     def read_about(self) -> About | None:
         """Return the note, or none where nothing was ever stored."""

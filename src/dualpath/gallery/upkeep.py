@@ -19,7 +19,7 @@ from dualpath.gallery.rows import COLUMNS, VECTOR
 from dualpath.gallery.store import Store
 from dualpath.vectors import Advance
 
-_SHOWN = 20
+_AT_ONCE = 10_000  # pictures removed in one write
 
 
 def remove(store: Store, what: Iterable[str | Path]) -> int:
@@ -47,49 +47,56 @@ def sync(store: Store, roots: Sequence[Path], advance: Advance) -> int:
                 f"{root}: the folder is gone; is its disk mounted? If it went for good: "
                 f"dualpath gallery remove GALLERY {root}"
             )
-    gone, kept = [], set()
+    gone: list[str] = []
+    removed = 0
     for picture, path in _paths(store):
-        if picture_state(path) is not None:
-            kept.add(picture)
-        else:
+        if picture_state(path) is None:
             gone.append(picture)
+        if len(gone) == _AT_ONCE:
+            _remove_ids(store, gone)
+            removed, gone = removed + len(gone), []
         advance(1)
     _remove_ids(store, gone)
-    lost = [caption for caption, picture in _captions(store) if picture not in kept]
-    with store.writing():
-        store.delete("captions", "id", lost)
-        if gone or lost:
+    removed, lost = removed + len(gone), 0
+    for owners in _captions(store):
+        orphans = [caption for caption, there in _owned(store, owners) if not there]
+        with store.writing():
+            store.delete("captions", "id", orphans)
+        lost += len(orphans)
+    if removed or lost:
+        with store.writing():
             store.settle()
-    return len(gone)
+    return removed
 
 
 def verify(store: Store, dim: int, advance: Advance) -> list[str]:
     """Check ids, captions and vectors against each other, and every file against its hash."""
-    problems = []
-    expected: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
+    problems: dict[str, None] = {}  # in order, each once
     columns = ("id", "path", "content", "captions")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in store.scan("pictures", [*columns, VECTOR]):
             ids, paths, contents, captions = (batch.column(c).to_pylist() for c in columns)
-            rows.update(ids)
+            rows = Counter(row["id"] for row in store.get("pictures", "id", ids))
+            there = Counter(row["picture"] for row in store.get("captions", "picture", ids))
+            found = _bad_vectors(batch, paths, dim)
+            found += [f"{picture}: is there {n} times" for picture, n in rows.items() if n > 1]
             for picture, told in zip(ids, captions, strict=True):
-                expected[picture] = len(json.loads(told))
-            problems += _bad_vectors(batch, paths, dim)
+                if there[picture] != len(json.loads(told)):
+                    found.append(
+                        f"{picture}: {there[picture]} of {len(json.loads(told))} captions; "
+                        "remove the picture and add it again"
+                    )
             for problem in pool.map(_file_problem, paths, contents):
-                problems += [problem] if problem else []
+                found += [problem] if problem else []
                 advance(1)
-    there = Counter(picture for _, picture in _captions(store))
-    problems += [f"{picture}: is there {n} times" for picture, n in rows.items() if n > 1]
-    for picture in expected.keys() | there.keys():
-        if picture not in expected:
-            problems.append(f"{picture}: captions without their picture; run dualpath gallery sync")
-        elif there[picture] != expected[picture]:
-            problems.append(
-                f"{picture}: {there[picture]} of {expected[picture]} captions; "
-                "remove the picture and add it again"
-            )
-    return problems
+            problems |= dict.fromkeys(found)
+    for owners in _captions(store):
+        problems |= {
+            f"{owners[caption]}: captions without their picture; run dualpath gallery sync": None
+            for caption, there in _owned(store, owners)
+            if not there
+        }
+    return list(problems)
 
 
 def export(store: Store, dim: int, path: Path) -> int:
@@ -146,11 +153,18 @@ def _paths(store: Store) -> Iterator[tuple[str, Path]]:
         yield from zip(batch.column("id").to_pylist(), paths, strict=True)
 
 
-def _captions(store: Store) -> Iterator[tuple[str, str]]:
+def _captions(store: Store) -> Iterator[dict[str, str]]:
+    """Go through the captions, some at a time: their ids with those of their pictures."""
     for batch in store.scan("captions", ["id", "picture"]):
-        yield from zip(
-            batch.column("id").to_pylist(), batch.column("picture").to_pylist(), strict=True
-        )
+        ids, pictures = (batch.column(name).to_pylist() for name in ("id", "picture"))
+        yield dict(zip(ids, pictures, strict=True))
+
+
+def _owned(store: Store, owners: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Tell of each caption whether its picture is there."""
+    pictures = store.get("pictures", "id", sorted(set(owners.values())))
+    there = {row["id"] for row in pictures}
+    yield from ((caption, picture in there) for caption, picture in owners.items())
 
 
 def _bad_vectors(batch: pa.RecordBatch, paths: Sequence[str], dim: int) -> list[str]:

@@ -6,20 +6,14 @@ eq. 3 to 5.
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from dualpath.losses.parts import mean_over_parts
-from dualpath.processes import (
-    gather_shares,
-    max_over_processes,
-    processes,
-    share,
-    sum_over_processes,
-)
+from dualpath.processes import as_one, block, of_all, processes, rank
 
 _DRAWN = 65_536  # rows drawn at a time
 
@@ -53,11 +47,37 @@ def instance_loss(
     return total / (instance_ids >= 0).sum().clamp(min=1)
 
 
+class _Sample(NamedTuple):
+    """The classes of a step: of each process as many, first its own of the batch.
+
+    So every process knows in which column a class of the batch is, whoever holds it.
+
+    rows: (width or fewer,) int64, those of this process, counted within its block.
+    present: sorted classes of the batch. each: the classes of a process. counts: (processes,)
+    int64, how many of ``present`` each has. total: of the rows of all.
+    """
+
+    rows: Tensor
+    present: Tensor
+    each: int
+    counts: Tensor
+    width: int
+    total: int
+
+    def columns(self, classes: Tensor) -> Tensor:
+        """Return the columns of classes among the rows of all processes; -1 stays."""
+        owners = classes.clamp(min=0) // self.each
+        before = self.counts.cumsum(0) - self.counts
+        places = torch.searchsorted(self.present, classes) - before[owners]
+        return torch.where(classes < 0, classes, owners * self.width + places)
+
+
 class InstanceClassifier(nn.Module):
     """The shared classifier ``W_share`` and the loss of either path through it.
 
-    Where several processes train, each holds its share of the classes, and the softmax is taken
-    over all of them: the classifier need not fit into one machine.
+    Where several processes train, each holds a block of the classes, and the softmax is taken over
+    all of them (under :func:`torch.distributed.tensor.parallel.loss_parallel`, backward pass
+    included): the classifier need not fit into one machine.
 
     Args:
         dim: width of the features.
@@ -70,6 +90,7 @@ class InstanceClassifier(nn.Module):
         parts: of features and classifier, each of which tells the classes apart by itself.
 
     Attributes:
+        classes: how many there are. own: those of this process.
         weight: (own classes, width), uniform in +-0.1 sqrt(3 / width) at first (authors' code).
         own_text_weight: of the same shape; none if shared.
 
@@ -92,11 +113,9 @@ class InstanceClassifier(nn.Module):
         super().__init__()
         self.register_buffer("class_of", class_of, persistent=False)
         self.classes = int(class_of.max()) + 1
-        if self.classes < processes():
-            raise ValueError(f"{self.classes} classes cannot be shared by {processes()} processes")
+        self.own = block(self.classes)
         self.fraction = fraction
         self.parts = parts
-        self._own = share(self.classes)
         width = projection or dim
         self.weight = nn.Parameter(self._draw(width))
         self.own_text_weight = None if shared else nn.Parameter(self._draw(width))
@@ -109,7 +128,7 @@ class InstanceClassifier(nn.Module):
         for start in range(0, self.classes, _DRAWN):
             end = min(start + _DRAWN, self.classes)
             block = torch.empty(end - start, width).uniform_(-bound, bound)
-            first, last = max(start, self._own.start), min(end, self._own.stop)
+            first, last = max(start, self.own.start), min(end, self.own.stop)
             if first < last:
                 rows.append(block[first - start : last - start])
         return torch.cat(rows)
@@ -146,65 +165,42 @@ class InstanceClassifier(nn.Module):
         image_classes, text_classes = (
             torch.where(ids < 0, ids, self.class_of[ids]) for ids in (image_ids, text_ids)
         )
-        rows = self._sample(torch.cat([image_classes, text_classes]))
+        sample = self._sample(torch.cat([image_classes, text_classes]))
+
+        def loss(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+            if self.projection is not None:
+                features = self.projection(features)
+            features = F.dropout(features, dropout, self.training)
+            total = self.classes
+            if sample is not None:
+                weight = F.embedding(sample.rows, weight, sparse=True)
+                classes, total = sample.columns(classes), sample.total
+            of_part = partial(instance_loss, instance_ids=classes, scale=scale)
+            return as_one(
+                lambda *both: mean_over_parts(of_part, self.parts, *both),
+                features,
+                of_all(weight, total),
+            )
+
         return (
-            self._loss(image_features, self.weight, image_classes, rows, scale, dropout),
-            self._loss(text_features, self.text_weight, text_classes, rows, scale, dropout),
+            loss(image_features, self.weight, image_classes),
+            loss(text_features, self.text_weight, text_classes),
         )
 
-    def _sample(self, present: Tensor) -> Tensor | None:
-        """Return the own rows of a step, sorted: those of the batch and others; none: all."""
-        rows = self._own.stop - self._own.start
+    def _sample(self, present: Tensor) -> "_Sample | None":
+        """Draw the classes of a step: those of the batch and others; none: all of them."""
         if self.fraction == 1.0 or not self.training:
             return None
-        local = present - self._own.start
-        local = local[(local >= 0) & (local < rows)].unique()
-        drawn = torch.randperm(rows, device=present.device)[: round(self.fraction * rows)]
-        others = drawn[~torch.isin(drawn, local)][: max(0, len(drawn) - len(local))]
-        return torch.cat([local, others]).sort().values
-
-    def _loss(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        classes: Tensor,
-        rows: Tensor | None,
-        scale: float | None,
-        dropout: float,
-    ) -> Tensor:
-        if self.projection is not None:
-            features = self.projection(features)
-        features = F.dropout(features, dropout, self.training)
-        if rows is None and processes() == 1:
-            loss = partial(instance_loss, instance_ids=classes, scale=scale)
-            return mean_over_parts(loss, self.parts, features, weight)
-        local = classes - self._own.start
-        here = (local >= 0) & (local < len(weight))
-        if rows is not None:
-            weight = F.embedding(rows, weight, sparse=True)
-            local = torch.searchsorted(rows, local)
-        count = (classes >= 0).sum()
-        loss = partial(_softmax_loss, columns=local.where(here, -1), count=count, scale=scale)
-        return mean_over_parts(loss, self.parts, features, weight)
-
-    def share_gradients(self) -> None:
-        """Make the gradients those of one loss, after the backward pass of all processes."""
-        if processes() == 1:
-            return
-        for weight in self.weights():
-            if weight.grad is not None:
-                weight.grad = weight.grad / processes()
-        if self.projection is not None and self.projection.weight.grad is not None:
-            dist.all_reduce(self.projection.weight.grad)
-            self.projection.weight.grad /= processes()
-
-    def gathered_rows(self, own: Tensor) -> Tensor:
-        """Put together what every process holds for its classes, (classes, ...)."""
-        return gather_shares(own.detach(), self.classes)
-
-    def own_rows(self, everything: Tensor) -> Tensor:
-        """Return what of (classes, ...) is this process's."""
-        return everything[self._own].clone()
+        present = torch.unique(present[present >= 0])
+        each, others = -(-self.classes // processes()), processes() - 1
+        counts = torch.bincount(present // each, minlength=processes())
+        width = max(round(self.fraction * each), int(counts.max()))
+        drawn = torch.randperm(self.own.stop - self.own.start, device=present.device)[:width]
+        local = present[present // each == rank()] - self.own.start
+        drawn = drawn[~torch.isin(drawn, local)][: len(drawn) - len(local)]
+        total = others * width + min(width, self.classes - others * each)
+        rows = torch.cat([local, drawn.sort().values])
+        return _Sample(rows, present, each, counts, width, total)
 
 
 def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
@@ -215,22 +211,3 @@ def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
     if logits.dtype in (torch.bfloat16, torch.float16):  # the product alone is taken in less
         logits = logits.float()
     return logits * (1.0 if scale is None else scale)
-
-
-def _softmax_loss(
-    features: Tensor, weight: Tensor, *, columns: Tensor, count: Tensor, scale: float | None
-) -> Tensor:
-    """:func:`instance_loss` whose classes are spread over the processes.
-
-    Args:
-        features: (batch, dim). weight: (classes of this process, dim).
-        columns: (batch,) int64, the column of each row's class; -1: another process has it.
-        count: rows that have a class at all.
-    """
-    logits = _logits(features, weight, scale)
-    highest = max_over_processes(logits.detach().amax(dim=1))
-    powers = sum_over_processes((logits - highest[:, None]).exp().sum(dim=1))
-    own = logits.gather(1, columns.clamp(min=0)[:, None])[:, 0] * (columns >= 0)
-    found = sum_over_processes((columns >= 0).to(logits.dtype)) > 0
-    losses = highest + powers.log() - sum_over_processes(own)
-    return (losses * found).sum() / count.clamp(min=1)

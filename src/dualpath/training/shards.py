@@ -1,60 +1,39 @@
-"""What a checkpoint holds, whole, whoever held which part of it.
+"""What a checkpoint holds of a training: what all processes have alike, and what each has alone."""
 
-The classifier is spread over the processes that train; a checkpoint is not, so that a training can
-go on with more processes or fewer.
-"""
-
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dualpath.losses.instance import InstanceClassifier
+from dualpath.training.checkpoints import Progress, load_checkpoint, load_rows, save_checkpoint
 from dualpath.training.stages import Optimizers
 
 
-def gather_weights(network: nn.Module, classifier: InstanceClassifier) -> dict[str, Any]:
-    """Return the weights of both; all processes call it together."""
-    own = classifier.state_dict()
-    for name in classifier.row_names():
-        own[name] = classifier.gathered_rows(own[name])
-    return {"network": network.state_dict(), "classifier": own}
-
-
-def load_weights(state: dict[str, Any], network: nn.Module, classifier: InstanceClassifier) -> None:
-    """Load what :func:`gather_weights` gave."""
-    network.load_state_dict(state["network"])
-    own = dict(state["classifier"])
-    for name in classifier.row_names():
-        own[name] = classifier.own_rows(own[name])
-    classifier.load_state_dict(own)
-
-
-def gather_optimizers(
-    optimizers: Optimizers, classifier: InstanceClassifier
-) -> list[dict[str, Any]]:
-    """Return the states of both optimisers; all processes call it together."""
-    network, rows = (optimizer.state_dict() for optimizer in optimizers)
-    return [network, _map_rows(rows, classifier.gathered_rows)]
-
-
-def load_optimizers(
-    optimizers: Optimizers, states: list[dict[str, Any]], classifier: InstanceClassifier
+def save_training(
+    path: Path,
+    network: nn.Module,
+    classifier: InstanceClassifier,
+    optimizers: Optimizers | None,
+    progress: Progress,
 ) -> None:
-    """Load what :func:`gather_optimizers` gave."""
-    network, rows = states
-    optimizers.network.load_state_dict(network)
-    optimizers.classifier.load_state_dict(_map_rows(rows, classifier.own_rows))
+    """Write a checkpoint; all processes call it together."""
+    shared = classifier.state_dict()
+    rows: dict[str, Any] = {"weights": {name: shared.pop(name) for name in classifier.row_names()}}
+    state = {"network": network.state_dict(), "classifier": shared}
+    if optimizers is not None:
+        state["optimizer"] = optimizers.network.state_dict()
+        rows["optimizer"] = optimizers.classifier.state_dict()
+    save_checkpoint(path, state, rows, progress)
 
 
-def _map_rows(state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Change what an optimiser keeps for each row of the classifier."""
-    kept = {
-        number: {name: change(v) if _is_rows(v) else v for name, v in entries.items()}
-        for number, entries in state["state"].items()
-    }
-    return {**state, "state": kept}
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2
+def load_training(
+    path: Path, network: nn.Module, classifier: InstanceClassifier
+) -> tuple[Progress, list[dict[str, Any]] | None]:
+    """Load the weights of both; return how far it was, and the states of the optimisers if kept."""
+    state, progress = load_checkpoint(path)
+    rows = load_rows([path.with_name(name) for name in state["rows"]], classifier.own)
+    network.load_state_dict(state["network"])
+    classifier.load_state_dict({**state["classifier"], **rows["weights"]})
+    kept = "optimizer" in state
+    return progress, [state["optimizer"], rows["optimizer"]] if kept else None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.utils.data import DataLoader
 
 from dualpath.allocator import give_back_freed_memory, keep_freed_memory
@@ -25,17 +26,12 @@ from dualpath.data.pairs import (
 from dualpath.embedding import DualPath
 from dualpath.processes import processes
 from dualpath.recipe import StageRecipe
-from dualpath.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from dualpath.training.checkpoints import Progress
 from dualpath.training.distillation import Teacher
 from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
 from dualpath.training.prepare import TrainingData
 from dualpath.training.progress import Display
-from dualpath.training.shards import (
-    gather_optimizers,
-    gather_weights,
-    load_optimizers,
-    load_weights,
-)
+from dualpath.training.shards import load_training, save_training
 from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.stages import (
     Optimizers,
@@ -102,9 +98,10 @@ class Trainer:
         self._accelerator.init_trackers("log")
         optimizer_states = self._restore()
         try:
-            while self._progress.stage < len(self._recipe.stages):
-                self._run_stage(self._recipe.stages[self._progress.stage], optimizer_states)
-                optimizer_states = None
+            with loss_parallel():  # a softmax over the classes of all processes
+                while self._progress.stage < len(self._recipe.stages):
+                    self._run_stage(self._recipe.stages[self._progress.stage], optimizer_states)
+                    optimizer_states = None
         except RuntimeError as error:
             lost = lost_process(error)
             if lost is not None:
@@ -143,8 +140,8 @@ class Trainer:
                 for optimizer in build_optimizers(stage.optimizer, network, self._classifier)
             )
         )
-        if optimizer_states is not None:
-            load_optimizers(optimizers, optimizer_states, self._classifier)
+        for optimizer, state in zip(optimizers, optimizer_states or (), strict=False):
+            optimizer.load_state_dict(state)
         self._optimizers = optimizers
         for epoch in range(progress.epoch, stage.epochs):
             self._run_epoch(stage, data.train, teacher, optimizers)
@@ -176,8 +173,7 @@ class Trainer:
     def _end_stage(self) -> None:
         """Go to the next stage, from the best weights so far where the recipe keeps the best."""
         if self._recipe.keep == "best" and self._progress.best:
-            state, _ = load_checkpoint(self._folder / BEST)
-            load_weights(state, self._plain_network, self._classifier)
+            load_training(self._folder / BEST, self._plain_network, self._classifier)
         self._optimizers = None
         self._progress.stage += 1
         self._progress.epoch = 0
@@ -269,7 +265,6 @@ class Trainer:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._accelerator.backward(torch.stack(list(losses.values())).sum())
-        self._classifier.share_gradients()
         for optimizer in optimizers:
             optimizer.step()
         return values
@@ -297,26 +292,21 @@ class Trainer:
         self._accelerator.log({f"{stage.name}/validation_rsum": metrics["rsum"]}, step=step)
         if metrics["rsum"] > self._progress.best.get("rsum", -1.0):
             self._progress.best = {**metrics, "stage": stage.name, "epoch": step}
-            self._write(BEST, gather_weights(self._plain_network, self._classifier))
+            self._write(BEST, None)
 
     def _save(self) -> None:
-        state = gather_weights(self._plain_network, self._classifier)
-        if self._optimizers is not None:
-            state["optimizers"] = gather_optimizers(self._optimizers, self._classifier)
-        self._write(LAST, state)
+        self._write(LAST, self._optimizers)
         self._saved_at = time.monotonic()
 
-    def _write(self, name: str, state: dict[str, Any]) -> None:
-        """Let one process write a checkpoint, and the others wait for it."""
-        if self._accelerator.is_main_process:
-            save_checkpoint(self._folder / name, state, self._progress)
-        self._accelerator.wait_for_everyone()
+    def _write(self, name: str, optimizers: Optimizers | None) -> None:
+        path = self._folder / name
+        save_training(path, self._plain_network, self._classifier, optimizers, self._progress)
 
     def _restore(self) -> list[dict[str, Any]] | None:
         """Load the last checkpoint, if there is one, and return the states of the optimisers."""
         if not (self._folder / LAST).exists():
             return None
-        state, self._progress = load_checkpoint(self._folder / LAST)
-        load_weights(state, self._plain_network, self._classifier)
-        optimizers: list[dict[str, Any]] | None = state.get("optimizers")
-        return optimizers
+        self._progress, optimizer_states = load_training(
+            self._folder / LAST, self._plain_network, self._classifier
+        )
+        return optimizer_states
