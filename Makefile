@@ -38,9 +38,7 @@ lint: $(STAMP)
 	$(BIN)/helm lint --quiet deploy/milvus
 
 test: lint
-	$(BIN)/pytest -n 2 --ignore tests/test_exporting.py
-# Converters to other runtimes, in workers of their own: one that had run all else before was lost.
-	$(BIN)/pytest -n 2 tests/test_exporting.py
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py

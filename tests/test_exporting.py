@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,3 +154,26 @@ def test_a_damaged_export_is_named(copy, shapes):
     (copy / "image_encoder.fp32.onnx").write_bytes(b"no network")
     with pytest.raises(BundleError, match=r"image_encoder\.fp32\.onnx"):
         dualpath.load(copy)
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+import dualpath
+first, second = dualpath.load(sys.argv[1]), dualpath.load(sys.argv[1])
+assert first.exported["image_encoder"].runtime == "openvino"
+del first
+del second
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_networks_of_openvino_that_go_leave_signals_as_they_were(copy, shapes):
+    export(copy, shapes, runtime="openvino")
+    pretend_it_is_fast(copy)
+    command = [sys.executable, "-c", INTERRUPTED, str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

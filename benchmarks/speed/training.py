@@ -32,12 +32,13 @@ def training_rows(material: Material) -> Iterator[Row]:
     yield from _first_stage(material)
 
 
-class _Steps:
+class Steps:
     """The trainer's own steps of a stage, over and over."""
 
     def __init__(
         self, recipe: Recipe, stage: StageRecipe, material: Material, pictures: object, workers: int
     ) -> None:
+        self.accelerator = Accelerator(cpu=True)  # joins the other processes, if there are any
         torch.manual_seed(0)
         count = len(material.files) if isinstance(pictures, PixelPictures) else len(material.items)
         items = material.items[:count]
@@ -48,7 +49,7 @@ class _Steps:
         self.network.train()
         self.optimizers = build_optimizers(stage.optimizer, self.network, self.classifier)
         self.recipe, self.stage = recipe, stage
-        self.accelerator = Accelerator(cpu=True)
+        self._prepared = self.accelerator.prepare_model(self.network)
         self._dataset = PairDataset(self.table, pictures)  # type: ignore[arg-type]
         self._workers = workers
         self._batches = self._forever()
@@ -72,7 +73,7 @@ class _Steps:
 
     def step(self) -> None:
         losses = step_losses(
-            self.network,
+            self._prepared,
             self.classifier,
             self.batch(),
             recipe=self.recipe,
@@ -105,7 +106,7 @@ def _second_stage(material: Material, negatives: str, asked: float | None = None
         update={"batch_size": 32, "backbone": "trained", "ranking": ranking}
     )
     pictures = PixelPictures(material.files, 224, stage.flip, stage.crops)
-    steps = _Steps(recipe, stage, material, pictures, workers=1)
+    steps = Steps(recipe, stage, material, pictures, workers=1)
     batch = next(steps._forever())
     placed = augment_words(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)
     return paired(
@@ -121,8 +122,8 @@ def _second_stage(material: Material, negatives: str, asked: float | None = None
 
 
 def _first_stage(material: Material) -> Iterator[Row]:
-    yield _beside_its_text_cnn(*_kept_steps(material, "flickr30k"), rounds=5)
-    recipe, steps = _kept_steps(material, "flickr8k")
+    yield _beside_its_text_cnn(*kept_steps(material, "flickr30k"), rounds=5)
+    recipe, steps = kept_steps(material, "flickr8k")
     yield _beside_its_text_cnn(recipe, steps, rounds=9)
     batch = steps.batch()
     captions = len(batch.token_ids)
@@ -145,7 +146,7 @@ def _first_stage(material: Material) -> Iterator[Row]:
     )
 
 
-def _kept_steps(material: Material, name: str) -> tuple[Recipe, _Steps]:
+def kept_steps(material: Material, name: str) -> tuple[Recipe, Steps]:
     """Return the steps of a recipe's Stage I on kept features (random numbers of their shape)."""
     recipe = material.recipe(name)
     stage = recipe.stages[0].model_copy(update={"backbone": "frozen", "crops": 0})
@@ -154,16 +155,16 @@ def _kept_steps(material: Material, name: str) -> tuple[Recipe, _Steps]:
     kept = generator.standard_normal((len(material.items), network.image_encoder.backbone_dim))
     rows = np.arange(len(kept))
     pictures = FeaturePictures([kept.astype(np.float32)] * 2, [rows, rows])
-    return recipe, _Steps(recipe, stage, material, pictures, workers=0)
+    return recipe, Steps(recipe, stage, material, pictures, workers=0)
 
 
-def _name(recipe: Recipe, steps: _Steps) -> str:
+def _name(recipe: Recipe, steps: Steps) -> str:
     pictures = steps.stage.batch_size
     captions = pictures * steps.stage.captions_per_picture
     return f"Stage I step of recipes/{recipe.name}.yaml, {pictures} pictures x {captions}"
 
 
-def _beside_its_text_cnn(recipe: Recipe, steps: _Steps, rounds: int) -> Row:
+def _beside_its_text_cnn(recipe: Recipe, steps: Steps, rounds: int) -> Row:
     encoder, text = steps.network.text_encoder, recipe.text_encoder
     placed = augment_words(encoder, steps.batch().token_ids, text)
     return paired(

@@ -26,6 +26,7 @@ from dualpath.runtimes import (
     Exported,
     Precision,
     Runtime,
+    kept_signal_stack,
     open_engine,
     read_exports,
     write_exports,
@@ -255,7 +256,8 @@ def _convert(
 def _quantise(network: Any, batches: list[Any]) -> Any:
     import nncf
 
-    return nncf.quantize(network, nncf.Dataset(batches), subset_size=len(batches))
+    with kept_signal_stack():  # it runs the network to see its ranges
+        return nncf.quantize(network, nncf.Dataset(batches), subset_size=len(batches))
 
 
 def _compare(

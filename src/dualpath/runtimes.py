@@ -5,8 +5,11 @@ runtime and precision, an encoder as that runtime reads it. Whoever loads the bu
 fastest of those that are installed, for pictures and for sentences.
 """
 
+import ctypes
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,7 +134,8 @@ def _open_openvino(path: Path) -> Engine:
         # Where the hardware has bfloat16 it would be taken unasked; fp32 is what was exported.
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
     def run(batch: npt.NDArray[Any]) -> Vectors:
         # A request of its own for each call: threads of a server embed at the same time.
@@ -139,3 +143,23 @@ def _open_openvino(path: Path) -> Engine:
         return features
 
     return run
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Give this thread its signal stack back after OpenVINO has compiled networks.
+
+    On processors with AMX each compiled network puts a stack of its own in place and, when it goes,
+    the one it found, which may have gone before (seen with OpenVINO 2026.4.1). Python's handlers
+    run on that stack: Ctrl-C would be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    system = ctypes.CDLL(None)
+    stack = ctypes.create_string_buffer(64)  # a stack_t is smaller
+    system.sigaltstack(None, stack)
+    try:
+        yield
+    finally:
+        system.sigaltstack(stack, None)

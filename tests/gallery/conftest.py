@@ -3,12 +3,9 @@
 import json
 import shutil
 import socket
-import tempfile
 import uuid
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import dualpath
 
@@ -18,18 +15,20 @@ def model(bundle):
     return dualpath.load(bundle)
 
 
+# One machine has room for one server: where tests run in several processes, these are in one.
+ON_MILVUS = pytest.param("cluster", marks=pytest.mark.xdist_group("milvus"))
+
+
 @pytest.fixture(scope="session")
 def milvus(tmp_path_factory):
     """The address of a Milvus server that runs as long as the tests of this process."""
     milvus = pytest.importorskip("milvus", reason="the milvus server is not installed")
     server = milvus.MilvusServer()
     server.set_base_dir(str(tmp_path_factory.mktemp("milvus")))
-    # Two servers that start together may choose the same ports.
-    with FileLock(Path(tempfile.gettempdir()) / "dualpath-tests-milvus.lock"):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            server.listen_port = free.getsockname()[1]
-        server.start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server.listen_port = free.getsockname()[1]
+    server.start()
     yield f"http://127.0.0.1:{server.listen_port}"
     server.stop()
 

@@ -12,6 +12,7 @@ from dualpath.gallery.errors import FilterError
 from dualpath.gallery.filters import Field, parse_filter, sql
 from dualpath.gallery.rows import Picture, to_rows
 from dualpath.gallery.store import open_store
+from tests.gallery.conftest import ON_MILVUS
 
 FIELDS = {
     "colour": Field("field_0", "text"),
@@ -87,7 +88,7 @@ def filters(draw, depth=3):
     )
 
 
-@pytest.fixture(scope="module", params=["embedded", "cluster"])
+@pytest.fixture(scope="module", params=["embedded", ON_MILVUS])
 def store(request, tmp_path_factory):
     if request.param == "embedded":
         address = str(tmp_path_factory.mktemp("filters") / "gallery")

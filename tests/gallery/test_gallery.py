@@ -11,9 +11,9 @@ import pytest
 import dualpath
 from dualpath.data.manifest import ManifestError, read_manifest
 from dualpath.gallery.errors import FilterError, GalleryError
-from tests.gallery.conftest import drop_gallery
+from tests.gallery.conftest import ON_MILVUS, drop_gallery
 
-in_both_stores = pytest.mark.parametrize("address", ["embedded", "cluster"], indirect=True)
+in_both_stores = pytest.mark.parametrize("address", ["embedded", ON_MILVUS], indirect=True)
 
 
 @pytest.fixture
@@ -264,6 +264,7 @@ def test_a_server_that_does_not_answer_or_a_bad_name_is_told():
         dualpath.Gallery.open("http://127.0.0.1:1/name?shards=many")
 
 
+@pytest.mark.xdist_group("milvus")
 def test_a_gallery_on_a_server_may_be_spread_over_shards(milvus, model, photos):
     from pymilvus import MilvusClient
 

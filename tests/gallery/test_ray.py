@@ -10,6 +10,7 @@ import pytest
 import dualpath
 from dualpath.recipe import SplitRecipe
 from dualpath.sources.shapes import write_shapes
+from tests.gallery.conftest import ON_MILVUS
 
 ray = pytest.importorskip("ray", reason="needs dualpath[scale]")
 
@@ -54,7 +55,7 @@ class KillsAWorker:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("address", ["embedded", "milvus"], indirect=True)
+@pytest.mark.parametrize("address", ["embedded", ON_MILVUS], indirect=True)
 def test_a_killed_worker_changes_nothing_of_what_is_indexed(many, bundle, tmp_path, address):
     model = dualpath.load(bundle)
     with dualpath.Gallery.open(tmp_path / "alone", model=model) as gallery:
