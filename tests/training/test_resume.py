@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
 from dualpath.recipe import Recipe
 from dualpath.training.checkpoints import CheckpointError, load_checkpoint
+from dualpath.training.progress import Display
 from dualpath.training.train import train
 from tests.conftest import SMALL, quiet, run_cli
 
@@ -90,6 +93,29 @@ def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_we
     assert done.returncode == 0, done.stderr
     assert_same_weights(out, uninterrupted)
     assert histories(out) == histories(uninterrupted)
+
+
+class InterruptedDisplay(Display):
+    """Ctrl-C comes when the last step of the first epoch is done."""
+
+    @contextmanager
+    def epoch(self, title, *, total, done):
+        with super().epoch(title, total=total, done=done) as bar:
+            yield bar
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_after_the_last_step_of_an_epoch_is_obeyed(
+    tmp_path, shapes, cache, uninterrupted
+):
+    display = InterruptedDisplay(Console(quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_with(), shapes, tmp_path, cache=cache, display=display)
+    _, progress = load_checkpoint(tmp_path / "training" / "last.pt")
+    assert (progress.stage, progress.epoch) == (0, 0)
+    train(recipe_with(), shapes, tmp_path, resume=True, cache=cache, display=quiet())
+    assert_same_weights(tmp_path, uninterrupted)
+    assert histories(tmp_path) == histories(uninterrupted)
 
 
 def test_a_sampled_classifier_resumes_to_the_same_weights(tmp_path, shapes, cache):

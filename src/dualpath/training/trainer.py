@@ -201,8 +201,8 @@ class Trainer:
         self._classifier.train()
         title = f"{stage.name} {progress.epoch + 1}/{stage.epochs}"
         with (
-            self._display.epoch(title, total=len(plan), done=progress.step) as bar,
             deferred_interrupts() as interrupted,
+            self._display.epoch(title, total=len(plan), done=progress.step) as bar,
         ):
             for batch in loader:
                 step = progress.epoch * len(plan) + progress.step
@@ -224,6 +224,9 @@ class Trainer:
                     self._save()
                 if stop:
                     raise KeyboardInterrupt
+        if any(any_process(interrupted())):  # after the last step was asked
+            self._save()
+            raise KeyboardInterrupt
         means = {name: total / len(plan) for name, total in progress.totals.items()}
         progress.totals = {}
         progress.history.append({"stage": stage.name, "epoch": progress.epoch + 1, "losses": means})
