@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dualpath.console import bar, err_console, errors_for_people, out_console
+from dualpath.console import (
+    bar,
+    err_console,
+    errors_for_people,
+    kill_as_interruption,
+    out_console,
+)
 from dualpath.gallery_commands import gallery_app, search
 from dualpath.prepare_commands import prepare_app
 from dualpath.serve_commands import keys_app, serve
@@ -62,7 +68,7 @@ def train(
         return
     if data is None or out is None:
         raise typer.BadParameter("a training needs --data and --out")
-    with errors_for_people("; go on with --resume"):
+    with errors_for_people("; go on with --resume"), kill_as_interruption():
         from dualpath.evaluation.report import metrics_table
         from dualpath.recipe_file import read_recipe
         from dualpath.training.together import meet_processes

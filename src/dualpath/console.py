@@ -1,5 +1,6 @@
 """What commands share: the two consoles, a progress bar, and errors as one clear line."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,16 @@ def errors_for_people(hint: str = "") -> Iterator[None]:
         text = text.strip().splitlines()[-1] if "Original Traceback" in text else text
         err_console.print(f"error: {text}", markup=False)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def kill_as_interruption() -> Iterator[None]:
+    """Take a polite kill, such as torchrun's when one of its processes was lost, for Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

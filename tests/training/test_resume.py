@@ -95,6 +95,17 @@ def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_we
     assert histories(out) == histories(uninterrupted)
 
 
+def test_a_polite_kill_before_the_first_step_is_an_interruption_too(tmp_path, shapes, cache):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    process = start(recipe, shapes, tmp_path / "out", cache)
+    assert "pictures to train on" in process.stderr.readline()
+    process.terminate()
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message.splitlines()[-1] == "interrupted; go on with --resume"
+
+
 class InterruptedDisplay(Display):
     """Ctrl-C comes when the last step of the first epoch is done."""
 

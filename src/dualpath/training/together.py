@@ -16,7 +16,7 @@ from dualpath.processes import max_over_processes, processes, rank
 from dualpath.recipe import StageRecipe
 
 # What gloo and NCCL say when another process does not answer any more.
-_LOST = ("onnection closed", "onnection reset", "by peer", "imed out", "NCCL")
+_LOST = ("onnection closed", "onnection reset", "by peer", "roken pipe", "imed out", "NCCL")
 
 
 class TrainingError(RuntimeError):
