@@ -42,9 +42,7 @@ def instance_loss(
         >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
         0.3133
     """
-    logits = _logits(features, weight, scale)
-    total = F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="sum")
-    return total / (instance_ids >= 0).sum().clamp(min=1)
+    return _mean(_row_losses(features, weight, instance_ids, scale), instance_ids)
 
 
 class _Sample(NamedTuple):
@@ -133,17 +131,12 @@ class InstanceClassifier(nn.Module):
                 rows.append(block[first - start : last - start])
         return torch.cat(rows)
 
-    @property
-    def text_weight(self) -> Tensor:
-        """The classifier of the text path."""
-        return self.weight if self.own_text_weight is None else self.own_text_weight
-
     def row_names(self) -> list[str]:
         """The names of the parameters that hold a row a class."""
         return ["weight"] + ([] if self.own_text_weight is None else ["own_text_weight"])
 
     def weights(self) -> list[nn.Parameter]:
-        """Those parameters."""
+        """Those parameters: the shared classifier alone, or the one of each path."""
         return [self.get_parameter(name) for name in self.row_names()]
 
     def forward(
@@ -167,7 +160,7 @@ class InstanceClassifier(nn.Module):
         )
         sample = self._sample(torch.cat([image_classes, text_classes]))
 
-        def loss(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+        def row_losses(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
             if self.projection is not None:
                 features = self.projection(features)
             features = F.dropout(features, dropout, self.training)
@@ -175,17 +168,24 @@ class InstanceClassifier(nn.Module):
             if sample is not None:
                 weight = F.embedding(sample.rows, weight, sparse=True)
                 classes, total = sample.columns(classes), sample.total
-            of_part = partial(instance_loss, instance_ids=classes, scale=scale)
+            of_part = partial(_row_losses, instance_ids=classes, scale=scale)
             return as_one(
                 lambda *both: mean_over_parts(of_part, self.parts, *both),
                 features,
                 of_all(weight, total),
             )
 
-        return (
-            loss(image_features, self.weight, image_classes),
-            loss(text_features, self.text_weight, text_classes),
-        )
+        paths = [(image_features, image_classes), (text_features, text_classes)]
+        if self.own_text_weight is None:  # a pass over the classes costs more than its rows
+            features, classes = (torch.cat(both) for both in zip(*paths, strict=True))
+            losses = row_losses(features, self.weight, classes)
+            image_losses, text_losses = losses.tensor_split([len(image_ids)])
+        else:
+            image_losses, text_losses = (
+                row_losses(features, weight, classes)
+                for (features, classes), weight in zip(paths, self.weights(), strict=True)
+            )
+        return _mean(image_losses, image_classes), _mean(text_losses, text_classes)
 
     def _sample(self, present: Tensor) -> "_Sample | None":
         """Draw the classes of a step: those of the batch and others; none: all of them."""
@@ -203,11 +203,27 @@ class InstanceClassifier(nn.Module):
         return _Sample(rows, present, each, counts, width, total)
 
 
+def _row_losses(
+    features: Tensor, weight: Tensor, instance_ids: Tensor, scale: float | None
+) -> Tensor:
+    """Return the cross-entropy of each row, (batch,); 0 where it has no class."""
+    logits = _logits(features, weight, scale)
+    return F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="none")
+
+
+def _mean(row_losses: Tensor, classes: Tensor) -> Tensor:
+    """Return the mean of those that have a class."""
+    mean: Tensor = row_losses.sum() / (classes >= 0).sum().clamp(min=1)
+    return mean
+
+
 def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
     """Return plain logits or scaled cosines, (batch, classes), in single precision at least."""
-    if scale is not None:
-        features, weight = F.normalize(features), F.normalize(weight)
-    logits = F.linear(features, weight)
+    logits = F.linear(features if scale is None else F.normalize(features), weight)
     if logits.dtype in (torch.bfloat16, torch.float16):  # the product alone is taken in less
         logits = logits.float()
-    return logits * (1.0 if scale is None else scale)
+    if scale is None:
+        return logits
+    # Lengths are divided out of the logits: a normalised copy of the classes is far larger.
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1).clamp(min=1e-12)
+    return logits * (scale / lengths)

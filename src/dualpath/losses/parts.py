@@ -13,7 +13,7 @@ def mean_over_parts(loss: Callable[..., Tensor], parts: int, *features: Tensor) 
     one network (Opitz et al., "BIER: Boosting Independent Embeddings Robustly", ICCV 2017).
 
     Args:
-        loss: of as many arguments as there are features, a scalar.
+        loss: of as many arguments as there are features, of any shape.
         parts: into which the columns of each are cut.
         features: each (rows, dim).
 
@@ -21,5 +21,7 @@ def mean_over_parts(loss: Callable[..., Tensor], parts: int, *features: Tensor) 
         >>> mean_over_parts(torch.dist, 2, torch.eye(2), torch.zeros(2, 2))
         tensor(1.)
     """
+    if parts == 1:  # the gradient of a chunk is a copy in a tensor of the whole
+        return loss(*features)
     chunks = (one.chunk(parts, dim=1) for one in features)
-    return torch.stack([loss(*own) for own in zip(*chunks, strict=True)]).mean()
+    return torch.stack([loss(*own) for own in zip(*chunks, strict=True)]).mean(dim=0)
