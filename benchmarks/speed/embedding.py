@@ -106,7 +106,7 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
 
 def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
     model: DualPath = load(bundle)
-    files = material.files[:PICTURES]
+    files = material.files  # all: the first batch is decoded while nothing can be computed yet
     exported = model.exported["image_encoder"]
     engine = open_engine(bundle / exported.file)
     views = torch.cat([model.render(Image.open(path)) for path in files]).numpy()
@@ -114,7 +114,7 @@ def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
     runtime = f"{exported.runtime} {exported.precision}"
     return paired(
         "pictures",
-        f"{PICTURES} JPEG files to vectors, {name}, {runtime}",
+        f"{len(files)} JPEG files to vectors, {name}, {runtime}",
         lambda: model.embed_images(files, workers=1),
         "forward pass on a tensor, the same runtime",
         lambda: [engine(views[i : i + step]) for i in range(0, len(views), step)],

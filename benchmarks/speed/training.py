@@ -19,10 +19,9 @@ from dualpath.data.pairs import (
     PixelPictures,
     tabulate_captions,
 )
-from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_path import DualPathNetwork, build_network
 from dualpath.recipe import RankingLossRecipe, Recipe, StageRecipe
-from dualpath.training.stages import augment_words, build_optimizers, freeze
+from dualpath.training.stages import augment_words, build_classifier, build_optimizers, freeze
 from dualpath.training.step import step_losses
 
 
@@ -44,7 +43,7 @@ class Steps:
         items = material.items[:count]
         self.table = tabulate_captions(items, material.tokenizer, default_cache_folder())
         self.network = build_network(recipe, material.tokenizer.rows)
-        self.classifier = InstanceClassifier(recipe.dim, torch.arange(self.table.instances))
+        self.classifier = build_classifier(recipe, torch.arange(self.table.instances))
         freeze(self.network, stage)
         self.network.train()
         self.optimizers = build_optimizers(stage.optimizer, self.network, self.classifier)
