@@ -2,8 +2,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 import dualpath
@@ -106,6 +109,19 @@ def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes)
     described = run_cli("info", copy).stdout
     assert "openvino, int8" in described
     assert "openvino, fp32" in described  # sentences
+
+
+def test_onnx_runtime_takes_every_product_of_an_int8_network_in_8_bits(copy, shapes, tmp_path):
+    image, _ = export(copy, shapes, runtime="onnxruntime", precision="int8")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "as_it_runs.onnx")
+    options.log_severity_level = 3  # that such a file is for this machine alone
+    onnxruntime.InferenceSession(str(copy / image.file), options)
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "as_it_runs.onnx").graph.node)
+    assert kinds["QLinearConv"] > 10
+    assert kinds["QGemm"] == 2
+    assert not kinds.keys() & {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul"}
+    assert image.cosine > 0.9
 
 
 def test_what_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch):

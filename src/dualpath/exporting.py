@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dualpath.bundle import find_bundle
+from dualpath.conversion import convert
 from dualpath.data.items import Items
 from dualpath.data.manifest import read_manifest
 from dualpath.data.pictures import PictureError, read_picture
@@ -26,7 +27,6 @@ from dualpath.runtimes import (
     Exported,
     Precision,
     Runtime,
-    kept_signal_stack,
     open_engine,
     read_exports,
     write_exports,
@@ -150,7 +150,7 @@ def _export_images(
         free[3] = torch.export.Dim("width", min=shorter_side)
     images = _Images(model.network.image_encoder, slides=shorter_side is not None)
     calibration = [views[:1].numpy() for views in rendered] if precision == "int8" else []
-    _convert(images, rendered[0][:1].repeat(2, 1, 1, 1), free, runtime, calibration, path)
+    convert(images, rendered[0][:1].repeat(2, 1, 1, 1), free, runtime, calibration, path)
     converted = _converted(model, "image_encoder", path)
     batches = [rendered[i : i + _BATCH] for i in range(0, len(rendered), _BATCH)]
     cosine, speedup = _compare(model.embed_rendered, converted.embed_rendered, batches)
@@ -170,7 +170,7 @@ def _export_sentences(
     free = {0: torch.export.Dim("sentences"), 1: torch.export.Dim("positions", min=2)}
     example = torch.tensor([[1, 2, 3], [2, 1, 0]])
     try:
-        _convert(_Sentences(encoder, average=average), example, free, runtime, [], path)
+        convert(_Sentences(encoder, average=average), example, free, runtime, [], path)
     except torch.onnx.errors.OnnxExporterError as error:  # a sentence encoder that it cannot follow
         reason = " ".join(str(error).split())[:150]
         say(f"sentences: left to torch, whose exporter cannot follow this encoder ({reason})")
@@ -209,55 +209,6 @@ def _rendered(model: DualPath, items: Items) -> list[Tensor]:
     if not rendered:
         raise ExportError("no sound training picture to set ranges by and to compare on")
     return rendered
-
-
-def _convert(
-    module: nn.Module,
-    example: Tensor,
-    free: dict[int, Any],
-    runtime: Runtime,
-    calibration: list[npt.NDArray[Any]],
-    path: Path,
-) -> None:
-    """Write a module of one input for a runtime.
-
-    Args:
-        free: the dimensions of the input that may differ from the example's.
-        calibration: inputs that set the ranges of int8; none: fp32.
-    """
-    import onnx
-
-    program = torch.onnx.export(
-        module.eval(),
-        (example,),
-        dynamo=True,
-        dynamic_shapes=(free,),
-        input_names=["batch"],
-        output_names=["features"],
-        verbose=False,
-    )
-    assert program is not None
-    if runtime == "onnxruntime":
-        network: Any = program.model_proto
-        if calibration:
-            network = _quantise(network, [{"batch": batch} for batch in calibration])
-        onnx.save(network, str(path))
-        return
-    import openvino
-
-    source = path.parent.with_name(f"{path.stem}.onnx")
-    onnx.save(program.model_proto, str(source))
-    network = openvino.convert_model(source)
-    if calibration:
-        network = _quantise(network, calibration)
-    openvino.save_model(network, path, compress_to_fp16=False)
-
-
-def _quantise(network: Any, batches: list[Any]) -> Any:
-    import nncf
-
-    with kept_signal_stack():  # it runs the network to see its ranges
-        return nncf.quantize(network, nncf.Dataset(batches), subset_size=len(batches))
 
 
 def _compare(
