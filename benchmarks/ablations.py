@@ -1,11 +1,11 @@
-"""Ablations of the paper's claims on a folder of captioned pictures, in one table.
+"""Ablations of the paper's claims on a folder of captioned images, in one table.
 
     python benchmarks/ablations.py --data flickr8k --word-vectors glove.txt \\
         --weights tf_efficientnet_lite0.in1k.safetensors --out ablations
 
 Every setting trains the same small network for the same number of steps on the features of a
 frozen backbone. Settings that differ in their losses get the best of the same learning rates,
-found on a sixth of the training pictures that is held out for it; the others share the rate of
+found on a sixth of the training images that is held out for it; the others share the rate of
 "both losses". The table is measured on split val with the last weights, so nothing is fitted to
 it. Each run leaves a small file in --out, and a second call runs what is missing.
 """
@@ -121,7 +121,7 @@ def _settings() -> list[Setting]:
 
 
 def _recipe(setting: Setting, rate: float, seed: int, options: argparse.Namespace) -> Any:
-    from dualpath.recipe import Recipe
+    from dualpath.recipes.schema import Recipe
 
     text = {
         "width": 0.125,
@@ -185,8 +185,8 @@ def _run(
         return dict(json.loads(kept.read_text()))
     import torch
 
-    from dualpath.training.progress import Display
     from dualpath.training.train import train
+    from dualpath.utils.progress import Display
 
     torch.set_num_threads(1)
     begun, work = time.perf_counter(), options.out / place
@@ -205,7 +205,7 @@ def _run(
 
 
 def _held_out(data: Path, out: Path) -> Path:
-    """Write a manifest of the training pictures alone, a part of them as val."""
+    """Write a manifest of the training images alone, a part of them as val."""
     from dualpath.data.manifest import read_manifest, write_manifest
 
     folder = out / "tuning"

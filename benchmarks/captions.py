@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dualpath.data.tokenizer import Tokenizer, Vocabulary, count_words, modern_vocabulary
 from dualpath.data.word_vectors import read_word_vectors
-from dualpath.models.text_cnn import TextCNN
+from dualpath.models.text.cnn import TextCNN
 
 WORDS, BATCH, BATCHES = 32, 256, 5
 
@@ -57,7 +57,7 @@ def main() -> None:
         encoding = time.perf_counter() - begun
         longer = sum(len(tokenizer.split(caption)) > WORDS for caption in captions)
         encoder = TextCNN(
-            tokenizer.rows,
+            tokenizer.num_embeddings,
             dim=2048,
             max_words=WORDS,
             padding="unmasked" if mode == "paper" else "masked",

@@ -1,4 +1,4 @@
-"""Time and memory of measuring retrieval: 5,000 pictures x 25,000 captions x 1,024 numbers.
+"""Time and memory of measuring retrieval: 5,000 images x 25,000 captions x 1,024 numbers.
 
 Run in a process of its own, so that the peak memory is that of the measurement (with the
 libraries it needs), and beside a straightforward numpy loop over the queries.
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dualpath.evaluation.protocols import evaluate_all
 
-CAPTIONS_PER_PICTURE = 5
+CAPTIONS_PER_IMAGE = 5
 
 
 def unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
 def numpy_loop(images: np.ndarray, texts: np.ndarray) -> float:
     """Rsum of the same protocol, a query at a time, by sorting."""
     recalls = []
-    owners = np.repeat(np.arange(len(images)), CAPTIONS_PER_PICTURE)
+    owners = np.repeat(np.arange(len(images)), CAPTIONS_PER_IMAGE)
     for queries, gallery, right in (
         (images, texts, lambda i: owners == i),
         (texts, images, lambda i: np.arange(len(images)) == owners[i]),
@@ -54,9 +54,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images = unit_vectors(arguments.images, arguments.dim, seed=0)
-    texts = unit_vectors(CAPTIONS_PER_PICTURE * arguments.images, arguments.dim, seed=1)
+    texts = unit_vectors(CAPTIONS_PER_IMAGE * arguments.images, arguments.dim, seed=1)
     of_images = np.arange(len(images))
-    of_texts = np.repeat(of_images, CAPTIONS_PER_PICTURE)
+    of_texts = np.repeat(of_images, CAPTIONS_PER_IMAGE)
     before = peak_mebibytes()
     seconds = []
     for _ in range(arguments.repeats):

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dualpath.gallery.filters import Field, parse_filter
-from dualpath.gallery.rows import schema
-from dualpath.gallery.store import open_store
+from dualpath.gallery.schema import schema
+from dualpath.gallery.stores.base import open_store
 
 FIELDS = {"colour": Field("field_0", "text"), "year": Field("field_1", "number")}
 FILTERS = {"no filter": None, "1 row in 10": "colour = 'colour 3'", "1 row in 100": "year = 1942"}
@@ -54,17 +54,17 @@ class Lance:
 
     def __init__(self, folder: Path, dim: int) -> None:
         self.folder, self.store = folder, open_store(str(folder))
-        if self.store.read_about() is None:
+        if self.store.read_metadata() is None:
             with self.store.writing():
-                self.store.write_about({"dim": dim})
+                self.store.write_metadata({"dim": dim})
                 self.store.add_fields(FIELDS)
 
     def insert(self, start: int, chunk: np.ndarray) -> None:
-        count, wanted = len(chunk), schema("pictures", chunk.shape[1], FIELDS)
+        count, wanted = len(chunk), schema("images", chunk.shape[1], FIELDS)
         ids = [f"{i:032x}" for i in range(start, start + count)]
         colours, years = fields(start, count)
         own: dict[str, Any] = {"id": ids, "content": ids, "field_0": colours, "field_1": years}
-        own |= {"path": [f"/pictures/{i}.jpg" for i in ids], "captions": ["[]"] * count}
+        own |= {"path": [f"/images/{i}.jpg" for i in ids], "captions": ["[]"] * count}
         columns = {
             column.name: pa.array(
                 own.get(column.name, ["{}" if pa.types.is_string(column.type) else 1] * count),
@@ -75,14 +75,14 @@ class Lance:
         }
         flat = pa.array(chunk.reshape(-1))
         columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, chunk.shape[1])
-        self.store.upsert("pictures", pa.table(columns, schema=wanted))
+        self.store.upsert("images", pa.table(columns, schema=wanted))
 
     def build(self) -> None:
-        self.store.settle()
+        self.store.optimize()
 
     def search(self, vector: np.ndarray, where: str | None) -> list[int]:
         condition = parse_filter(where, FIELDS) if where else None
-        found = self.store.search("pictures", vector, 10, condition)
+        found = self.store.search("images", vector, 10, condition)
         return [int(row["id"], 16) for row, _ in found]
 
     def size(self) -> int:
@@ -101,8 +101,7 @@ class Postgres:
         self.connection = psycopg.connect(self.server.get_uri(), autocommit=True)
         self._run("create extension vector")
         self._run(
-            "create table pictures "
-            f"(id bigint primary key, colour text, year float, v vector({dim}))"
+            f"create table images (id bigint primary key, colour text, year float, v vector({dim}))"
         )
         self._run("set hnsw.ef_search = 100")
         self._run("set hnsw.iterative_scan = relaxed_order")
@@ -114,27 +113,27 @@ class Postgres:
     def insert(self, start: int, chunk: np.ndarray) -> None:
         colours, years = fields(start, len(chunk))
         rows = zip(range(start, start + len(chunk)), colours, years, chunk, strict=True)
-        copy = "copy pictures from stdin"
+        copy = "copy images from stdin"
         with self.connection.cursor().copy(copy) as target:
             for number, colour, year, vector in rows:
                 target.write_row((number, colour, year, _text(vector)))
 
     def build(self) -> None:
-        self._run("create index on pictures using hnsw (v vector_cosine_ops)")
-        self._run("create index on pictures (colour)")
-        self._run("create index on pictures (year)")
-        self._run("analyze pictures")
+        self._run("create index on images using hnsw (v vector_cosine_ops)")
+        self._run("create index on images (colour)")
+        self._run("create index on images (year)")
+        self._run("analyze images")
 
     def search(self, vector: np.ndarray, where: str | None) -> list[int]:
         query = (
-            f"select id from pictures {f'where {where}' if where else ''} "
+            f"select id from images {f'where {where}' if where else ''} "
             f"order by v <=> '{_text(vector)}' limit 10"
         )
         return [row[0] for row in self.connection.execute(query)]  # type: ignore[call-overload]
 
     def size(self) -> int:
         return int(
-            self.connection.execute("select pg_total_relation_size('pictures')").fetchone()[0]  # type: ignore[index]
+            self.connection.execute("select pg_total_relation_size('images')").fetchone()[0]  # type: ignore[index]
         )
 
 

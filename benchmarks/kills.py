@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py photos --model model --out killed --kills 20
 
-Each run is killed (SIGKILL) some moments after it has begun to read pictures.
+Each run is killed (SIGKILL) some moments after it has begun to read images.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
                 there = len(gallery)
         except ValueError:
             there = 0
-        print(f"kill {number}: {there:,} pictures{' (it had ended)' if ended else ''}", flush=True)
+        print(f"kill {number}: {there:,} images{' (it had ended)' if ended else ''}", flush=True)
     subprocess.run(add, check=True)
     raise SystemExit(subprocess.run([*COMMAND, "verify", str(options.out)], check=False).returncode)
 

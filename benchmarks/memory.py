@@ -1,11 +1,11 @@
-"""How much memory the data of a training takes, at ten thousand and at a million pictures.
+"""How much memory the data of a training takes, at ten thousand and at a million images.
 
     python benchmarks/memory.py --rows 10000 100000 1000000 --folder scratch
 
-Writes WebDataset shards of small pictures with five made-up captions each, and in a process of its
+Writes WebDataset shards of small images with five made-up captions each, and in a process of its
 own for each size does what training does before and around the network: read the manifest, look at
-every picture, count words, encode captions, map kept features, draw batches. Features are random.
-What grows with the set is told in bytes a picture, apart from files that are mapped (the system
+every image, count words, encode captions, map kept features, draw batches. Features are random.
+What grows with the set is told in bytes an image, apart from files that are mapped (the system
 takes their memory back when it is needed).
 """
 
@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from dualpath.data.captions import EpochPlan, FeatureSource, PairDataset, tabulate_captions
 from dualpath.data.manifest import read_manifest
-from dualpath.data.pairs import EpochPlan, FeaturePictures, PairDataset, tabulate_captions
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
 from dualpath.data.vector_store import VectorStore
-from dualpath.training.prepare import gather_data
+from dualpath.training.data import gather_data
 
 SHARD = 100_000
 CAPTIONS, WORDS, DIM = 5, 20_000, 64
@@ -76,7 +76,7 @@ def measure(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
     manifest = read_manifest(folder, cache=cache)
     done("read the manifest")
     data = gather_data(manifest, cache, skip_broken=False, say=lambda _: None)
-    done("look at every picture")
+    done("look at every image")
     tokenizer = Tokenizer(
         modern_vocabulary(count_words(data.train.captions, "modern"), 2), "modern", 32
     )
@@ -88,9 +88,9 @@ def measure(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
     for start in range(0, len(missing), 4096):
         names = data.train_hashes[missing[start : start + 4096]]
         store.add(names, generator.standard_normal((len(names), DIM), np.float32))
-    features = FeaturePictures([store.vectors()], [store.rows(data.train_hashes)])
+    features = FeatureSource([store.vectors()], [store.rows(data.train_hashes)])
     done("keep features")
-    plan = EpochPlan(table, batch_size=128, captions_per_picture=2, seed=(0, 0, 0))
+    plan = EpochPlan(table, batch_size=128, captions_per_image=2, seed=(0, 0, 0))
     for number, _ in enumerate(
         DataLoader(PairDataset(table, features), sampler=plan, batch_size=None)
     ):
@@ -106,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--folder", type=Path, required=True, help="scratch space, 3 KB a picture")
+    parser.add_argument("--folder", type=Path, required=True, help="scratch space, 3 KB an image")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -126,12 +126,12 @@ def main() -> None:
 
 
 def as_table(found: dict[int, dict[str, dict[str, float]]]) -> Table:
-    """Memory after each step for each size, and what a picture adds from smallest to largest."""
+    """Memory after each step for each size, and what an image adds from smallest to largest."""
     table = Table(title="MiB of the process's own memory (and mapped from files); seconds")
     table.add_column("after")
     for rows in found:
-        table.add_column(f"{rows:,} pictures")
-    table.add_column("bytes a picture")
+        table.add_column(f"{rows:,} images")
+    table.add_column("bytes an image")
     least, most = min(found), max(found)
     for step in found[least]:
         row = [found[rows][step] for rows in found]

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dualpath.evaluation.evaluate import evaluate
-from dualpath.recipe import Recipe
-from dualpath.recipe_file import read_recipe
-from dualpath.training.progress import Display
+from dualpath.recipes.loading import read_recipe
+from dualpath.recipes.schema import Recipe
 from dualpath.training.train import train
+from dualpath.utils.progress import Display
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pedestrians.yaml"
 RATES = {

@@ -113,8 +113,8 @@ def main() -> None:
             except httpx.TransportError:
                 time.sleep(0.2)
         process = psutil.Process(server.pid)
-        total = json.loads(httpx.get(f"{url}/v1/about").text)["pictures"]
-        table = Table(title=f"{address}: {total:,} pictures, top 20")
+        total = json.loads(httpx.get(f"{url}/v1/about").text)["images"]
+        table = Table(title=f"{address}: {total:,} images, top 20")
         for column in ("clients", "seconds", "requests", "errors", "p50 ms", "p99 ms", "MiB"):
             table.add_column(column, justify="right")
         rounds = [(1, 10.0), *((options.clients, options.seconds / 4) for _ in range(4))]

@@ -1,7 +1,7 @@
 """Where a Stage I epoch on cached features spends its time.
 
 Trains the Flickr8k recipe's first stage on synthetic captions and features of the same size
-(6,000 pictures, five captions each), and prints the share of the epoch's wall time that goes
+(6,000 images, five captions each), and prints the share of the epoch's wall time that goes
 into forward, backward and optimiser.
 """
 
@@ -17,28 +17,28 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.items import Item, Items
-from dualpath.data.pairs import EpochPlan, FeaturePictures, PairDataset, tabulate_captions
+from dualpath.data.captions import EpochPlan, FeatureSource, PairDataset, tabulate_captions
+from dualpath.data.table import ImageTable, Item
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.losses.instance import InstanceClassifier
-from dualpath.models.dual_path import build_network
-from dualpath.recipe_file import read_recipe
-from dualpath.training.stages import augment_words, build_optimizers, stage_losses
+from dualpath.models.dual_encoder import build_network
+from dualpath.recipes.loading import read_recipe
+from dualpath.training.objective import augment_tokens, build_optimizers, stage_losses
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "flickr8k.yaml"
-PICTURES, CAPTIONS, WORDS = 6000, 5, 4444
+IMAGES, CAPTIONS, WORDS = 6000, 5, 4444
 
 
-def synthetic_items(generator: np.random.Generator) -> Items:
+def synthetic_items(generator: np.random.Generator) -> ImageTable:
     items = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         captions = tuple(
             " ".join(f"w{word}" for word in generator.zipf(1.3, size=length) % WORDS)
             for length in generator.integers(6, 18, size=CAPTIONS)
         )
         name = f"{number}.jpg"
         items.append(Item(name, Path(name), captions, name, "train", number))
-    return Items.of(items)
+    return ImageTable.of(items)
 
 
 def main() -> None:
@@ -50,14 +50,14 @@ def main() -> None:
     stage = recipe.stages[0]
     tokenizer = Tokenizer([f"w{i}" for i in range(WORDS)], "modern", recipe.text_encoder.max_words)
     table = tabulate_captions(synthetic_items(generator), tokenizer, default_cache_folder())
-    network = build_network(recipe, tokenizer.rows)
+    network = build_network(recipe, tokenizer.num_embeddings)
     network.image_encoder.set_backbone("frozen")
     classifier = InstanceClassifier(recipe.dim, torch.arange(table.instances))
     optimizers = build_optimizers(stage.optimizer, network, classifier)
-    features = generator.normal(size=(PICTURES, network.image_encoder.backbone_dim))
-    rows = np.arange(PICTURES)
-    pictures = FeaturePictures([features.astype(np.float32)] * 2, [rows, rows])
-    dataset = PairDataset(table, pictures)
+    features = generator.normal(size=(IMAGES, network.image_encoder.backbone_dim))
+    rows = np.arange(IMAGES)
+    images = FeatureSource([features.astype(np.float32)] * 2, [rows, rows])
+    dataset = PairDataset(table, images)
 
     epochs: list[dict[str, float]] = []
     for epoch in range(arguments.epochs):
@@ -65,14 +65,14 @@ def main() -> None:
         plan = EpochPlan(
             table,
             batch_size=stage.batch_size,
-            captions_per_picture=stage.captions_per_picture,
+            captions_per_image=stage.captions_per_image,
             seed=(0, 0, epoch),
         )
         begun = time.perf_counter()
         for batch in DataLoader(dataset, sampler=plan, batch_size=None):
             start = time.perf_counter()
-            token_ids = augment_words(network.text_encoder, batch.token_ids, recipe.text_encoder)
-            images, texts = network(batch.pictures, token_ids)
+            token_ids = augment_tokens(network.text_encoder, batch.token_ids, recipe.text_encoder)
+            images, texts = network(batch.images, token_ids)
             losses = stage_losses(
                 stage, classifier, images, texts, batch.owners, batch.instance_ids
             )

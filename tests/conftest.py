@@ -12,15 +12,15 @@ from rich.console import Console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from dualpath.recipe import Recipe, SplitRecipe
-from dualpath.sources.shapes import write_shapes
-from dualpath.training.progress import Display
+from dualpath.datasets.synthetic.shapes import write_shapes
+from dualpath.recipes.schema import Recipe, SplitRecipe
 from dualpath.training.train import train
+from dualpath.utils.progress import Display
 
 STAGE = {
     "epochs": 2,
     "batch_size": 16,
-    "captions_per_picture": 2,
+    "captions_per_image": 2,
     "flip": False,
     "instance": {"scale": 8},
     "optimizer": {"lr": 2e-3},

@@ -1,12 +1,12 @@
-"""DualPath and its peers on the same pictures, features, words, batches and seconds: one table.
+"""DualPath and its peers on the same images, features, words, batches and seconds: one table.
 
     python benchmarks/accuracy/compare.py --data flickr8k --word-vectors glove.txt \\
         --weights tf_efficientnet_lite0.in1k.safetensors --out accuracy
 
-Every system trains on the kept features of the same frozen backbone, in batches of 128 pictures
+Every system trains on the kept features of the same frozen backbone, in batches of 128 images
 with two of their captions each, its matrix products in bfloat16, for so many seconds of one core
 (evaluation not counted), its rate falling along a cosine over them. Each chooses its rate, in a
-quarter of the seconds, on a sixth of the training pictures that is held out for it; the table is of
+quarter of the seconds, on a sixth of the training images that is held out for it; the table is of
 split val with the last weights, so nothing is fitted to it. Each run leaves a file in --out, and a
 second call runs what is missing.
 """
@@ -32,20 +32,20 @@ from rich.table import Table
 from systems import ROWS, Row, System, Task
 from torch import Tensor
 
-from dualpath.allocator import keep_freed_memory
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.items import Items
+from dualpath.data.captions import CaptionTable, FeatureSource, tabulate_captions
 from dualpath.data.manifest import read_manifest
-from dualpath.data.pairs import CaptionTable, FeaturePictures, tabulate_captions
+from dualpath.data.table import ImageTable
 from dualpath.data.tokenizer import Tokenizer, trim_padding
-from dualpath.data.views import fixed_views
+from dualpath.data.transforms import fixed_views
 from dualpath.evaluation.protocols import evaluate_all, instance_numbers
-from dualpath.models.dual_path import build_network
-from dualpath.recipe import Recipe, SplitRecipe
+from dualpath.models.dual_encoder import build_network
+from dualpath.recipes.schema import Recipe, SplitRecipe
+from dualpath.training.data import build_vocabulary, gather_data
 from dualpath.training.feature_cache import cached_features
-from dualpath.training.prepare import build_words, gather_data
+from dualpath.utils.memory import tune_malloc
 
-HELD_OUT = 6  # one training picture in so many
+HELD_OUT = 6  # one training image in so many
 _TUNED = 4  # of the seconds, one part in so many
 BATCH, CAPTIONS = 128, 2
 STAGE = {"name": "any", "epochs": 1, "contrastive": {}}
@@ -69,11 +69,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Data:
-    """Captioned pictures with the kept features of both views."""
+    """Captioned images with the kept features of both views."""
 
-    items: Items
+    items: ImageTable
     table: CaptionTable
-    pictures: FeaturePictures
+    images: FeatureSource
 
 
 def main() -> None:
@@ -169,7 +169,7 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> dict[Job, dict[str, An
 
 def _train(job: Job, where: _Where, out: Path) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     row = ROWS[job.row]
     train, held_out = _data(where, "train", row.grid), None
     picked = np.arange(len(train.items))
@@ -178,11 +178,11 @@ def _train(job: Job, where: _Where, out: Path) -> None:
         picked, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     torch.manual_seed(job.seed)
     tokenizer, words = _words(where)
-    features = train.pictures.features[0].shape[1] // row.grid**2
+    features = train.images.features[0].shape[1] // row.grid**2
     system = row.build(Task(words, len(train.items), features, row.grid**2))
     begun = time.process_time()
     budget = where.seconds / _TUNED if job.tuning else where.seconds
-    epochs = _fit(system, row, job, train, picked, budget, tokenizer.rows - 1)
+    epochs = _fit(system, row, job, train, picked, budget, tokenizer.num_embeddings - 1)
     seconds = time.process_time() - begun
     judged = _data(where, "val", row.grid) if held_out is None else train
     metrics = _measure(system, row, judged, held_out)
@@ -220,22 +220,22 @@ def _fit(
             rate = job.rate * min(1, share / 0.03 + 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
             for group in (group for one in optimizers for group in one.param_groups):
                 group["lr"] = rate
-            pictures = order[start : start + BATCH]
+            images = order[start : start + BATCH]
             draw = np.random.default_rng((job.seed, steps))
-            captions = [draw.permutation(data.table.captions_of(i))[:CAPTIONS] for i in pictures]
+            captions = [draw.permutation(data.table.captions_of(i))[:CAPTIONS] for i in images]
             token_ids = _tokens(data, np.concatenate(captions))
             if row.word_dropout:
                 dropped = torch.rand(token_ids.shape) < row.word_dropout
                 token_ids = token_ids.masked_fill(dropped & (token_ids != 0), unknown)
             owners = np.repeat(np.arange(BATCH), [len(c) for c in captions])
-            seen = data.pictures.draw(pictures, int(draw.integers(2**31)), slice(0, BATCH))
+            seen = data.images.draw(images, int(draw.integers(2**31)), slice(0, BATCH))
             with torch.autocast("cpu", torch.bfloat16):
                 images, texts = system.images(_cells(seen, row)), system.texts(token_ids)
             loss = system.loss(
                 images.float(),
                 texts.float(),
                 torch.from_numpy(owners),
-                torch.from_numpy(data.table.instance_ids[pictures]),
+                torch.from_numpy(data.table.instance_ids[images]),
             )
             system.zero_grad(set_to_none=True)
             loss.backward()
@@ -247,11 +247,11 @@ def _fit(
 
 @torch.no_grad()
 def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) -> dict[str, Any]:
-    """Measure retrieval; a picture is the mean of its two views."""
+    """Measure retrieval; an image is the mean of its two views."""
     system.eval()
     picked = np.arange(len(data.items)) if picked is None else picked
     views = []
-    for kept, rows in zip(data.pictures.features, data.pictures.rows, strict=True):
+    for kept, rows in zip(data.images.features, data.images.rows, strict=True):
         parts = np.array_split(picked, math.ceil(len(picked) / 200))
         seen = [_cells(torch.from_numpy(kept[rows[part]]), row) for part in parts]
         views.append(torch.cat([F.normalize(system.images(part)) for part in seen]))
@@ -295,7 +295,7 @@ def _words(where: _Where) -> tuple[Tokenizer, Tensor]:
     """Return the words of the training captions and their vectors, NaN where there is none."""
     manifest = read_manifest(where.data, SplitRecipe(), 0, where.cache)
     gathered = gather_data(manifest, where.cache, skip_broken=False, say=print)
-    words = build_words(where.recipe(1), gathered.train, print)
+    words = build_vocabulary(where.recipe(1), gathered.train, print)
     assert words.vectors is not None
     return words.tokenizer, words.vectors
 

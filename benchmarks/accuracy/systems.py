@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.losses.ranking import contrastive_loss, ranking_loss
 from dualpath.models.layers import head
-from dualpath.models.text_cnn import TextCNN
-from dualpath.models.text_residual import ResidualTextCNN
-from dualpath.training.prepare import set_word_vectors
+from dualpath.models.text.cnn import TextCNN
+from dualpath.models.text.residual_cnn import ResidualTextCNN
+from dualpath.training.data import set_word_vectors
 
 DIM = 512
 

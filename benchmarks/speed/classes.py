@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from dualpath.losses.instance import InstanceClassifier
 
-PICTURES, CAPTIONS, DIM, STEPS = 64, 128, 512, 3
+IMAGES, CAPTIONS, DIM, STEPS = 64, 128, 512, 3
 WAYS = {
     "all classes, 512 numbers": {},
     "all classes, projected to 256": {"projection": 256},
@@ -40,7 +40,7 @@ def class_rows(classes: int) -> Iterator[Row]:
     for (way, count), found in told.items():
         yield Row(
             "classes",
-            f"step of the classifier, {classes:,} classes, {PICTURES} pictures, {CAPTIONS} "
+            f"step of the classifier, {classes:,} classes, {IMAGES} images, {CAPTIONS} "
             f"captions: {way}, processes: {count}",
             "all classes, 512 numbers",
             found["seconds"],
@@ -64,8 +64,8 @@ def main() -> None:
         optimizer = torch.optim.AdamW(rows, lr=1e-3, fused=True)
     seconds = []
     for _ in range(STEPS + 1):
-        ids = torch.randint(classes, (PICTURES,))
-        images = torch.randn(PICTURES, DIM, requires_grad=True)
+        ids = torch.randint(classes, (IMAGES,))
+        images = torch.randn(IMAGES, DIM, requires_grad=True)
         texts = torch.randn(CAPTIONS, DIM, requires_grad=True)
         begun = time.perf_counter()
         with loss_parallel():

@@ -1,4 +1,4 @@
-"""Pictures and sentences to vectors, beside bare forward passes and open_clip's towers."""
+"""Images and sentences to vectors, beside bare forward passes and open_clip's towers."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,39 +9,40 @@ from material import Material
 from PIL import Image
 from timing import Row, paired
 
-from dualpath.data.pictures import decode_picture
+from dualpath.data.images import decode_image
 from dualpath.data.tokenizer import trim_padding
-from dualpath.data.views import side_to_decode
-from dualpath.embedding import DualPath, load
-from dualpath.exporting import ExportError, export
+from dualpath.data.transforms import decode_size
+from dualpath.errors import ExportError
+from dualpath.exporting.export import export
+from dualpath.inference.model import DualPath, load
+from dualpath.inference.runtimes import Engine, open_engine
 from dualpath.models.layers import evaluating
-from dualpath.models.text_cnn import TextCNN
-from dualpath.runtimes import Engine, open_engine
+from dualpath.models.text.cnn import TextCNN
 from training import BiGRU
 
-PICTURES = 64
+IMAGES = 64
 
 
-def picture_rows(material: Material) -> Iterator[Row]:
+def image_rows(material: Material) -> Iterator[Row]:
     import open_clip
 
     model = material.model("flickr30k", test_size=None, flip_average=False)
-    files = material.files[:PICTURES]
+    files = material.files[:IMAGES]
     rendered = torch.cat([model.render(Image.open(path)) for path in files])
     with torch.no_grad():
         yield paired(
-            "pictures",
-            f"{PICTURES} JPEG files to vectors, ResNet-50, torch",
+            "images",
+            f"{IMAGES} JPEG files to vectors, ResNet-50, torch",
             lambda: model.embed_images(files, workers=1),
             "forward pass on a tensor, torch",
-            lambda: [model.network.embed_pictures(part) for part in rendered.split(32)],
+            lambda: [model.network.embed_images(part) for part in rendered.split(32)],
             asked=0.9,
         )
         tower, _, preprocess = open_clip.create_model_and_transforms("RN50")
         tower.eval()
         yield paired(
-            "pictures",
-            f"{PICTURES} JPEG files to vectors, ResNet-50, torch",
+            "images",
+            f"{IMAGES} JPEG files to vectors, ResNet-50, torch",
             lambda: model.embed_images(files, workers=1),
             "open_clip RN50 (attention pooling, 224 px), its own preprocessing",
             lambda: [
@@ -51,16 +52,16 @@ def picture_rows(material: Material) -> Iterator[Row]:
         )
     photograph = material.photograph()
     yield paired(
-        "pictures",
+        "images",
         "decode a JPEG of 4000 x 3000 for 224 px, at reduced scale",
-        lambda: decode_picture(photograph, "", side=side_to_decode(224)),
+        lambda: decode_image(photograph, "", side=decode_size(224)),
         "at its full size",
-        lambda: decode_picture(photograph, ""),
+        lambda: decode_image(photograph, ""),
     )
 
 
 def runtime_rows(material: Material, bundles: list[Path]) -> Iterator[Row]:
-    """Each runtime and precision beside eager torch, pictures as tensors; bundles are copied."""
+    """Each runtime and precision beside eager torch, images as tensors; bundles are copied."""
     for bundle in bundles:
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch) / "bundle"
@@ -92,7 +93,7 @@ def _runtimes(material: Material, bundle: Path, name: str) -> Iterator[Row]:
             with torch.no_grad():
                 yield paired(
                     "runtimes",
-                    f"{count} picture{'s' if count > 1 else ''}, {name}, {runtime} {precision}",
+                    f"{count} image{'s' if count > 1 else ''}, {name}, {runtime} {precision}",
                     lambda engine=engine, pixels=pixels: engine(pixels.numpy()),
                     "eager torch (channels last)",
                     lambda pixels=pixels: encoder(pixels),
@@ -113,7 +114,7 @@ def _files_in_runtime(material: Material, bundle: Path, name: str) -> Row:
     step = 32 * len(model.render(Image.open(files[0])))
     runtime = f"{exported.runtime} {exported.precision}"
     return paired(
-        "pictures",
+        "images",
         f"{len(files)} JPEG files to vectors, {name}, {runtime}",
         lambda: model.embed_images(files, workers=1),
         "forward pass on a tensor, the same runtime",
@@ -148,7 +149,7 @@ def _sentences_in_engine(
                 f"{count} sentence{'s' if count > 1 else ''}, tokens to vectors, {name}, {runtime}",
                 lambda words=words: engine(words),
                 "eager torch",
-                lambda words=words: model.network.embed_sentences(
+                lambda words=words: model.network.embed_texts(
                     torch.from_numpy(words), average=average
                 ),
                 rounds=9,
@@ -160,7 +161,7 @@ def text_rows(material: Material) -> Iterator[Row]:
 
     tower = open_clip.create_model("RN50").eval()
     tokenize = open_clip.get_tokenizer("RN50")
-    rnn = BiGRU(material.tokenizer.rows, 300).eval()
+    rnn = BiGRU(material.tokenizer.num_embeddings, 300).eval()
     for name, told in (
         ("flickr8k", "residual text CNN of recipes/flickr8k.yaml"),
         ("flickr30k", "the paper's text CNN, all its placements"),
@@ -194,7 +195,7 @@ def text_rows(material: Material) -> Iterator[Row]:
 def _sharing(material: Material) -> Iterator[Row]:
     """What the placements of a sentence have in common, computed once or for each of them."""
     for padding in ("masked", "unmasked"):
-        encoder = TextCNN(material.tokenizer.rows, dim=512, padding=padding).eval()
+        encoder = TextCNN(material.tokenizer.num_embeddings, dim=512, padding=padding).eval()
         token_ids = torch.from_numpy(material.tokenizer.encode(material.captions[:64]))
         placed, owners = encoder.place_everywhere(token_ids)
         starts = torch.zeros(len(token_ids), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What the measurements work on: captioned pictures of a folder, larger copies, models, words."""
+"""What the measurements work on: captioned images of a folder, larger copies, models, words."""
 
 import io
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dualpath.data.items import Items
 from dualpath.data.manifest import read_manifest
+from dualpath.data.table import ImageTable
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary
-from dualpath.embedding import DualPath
-from dualpath.models.dual_path import build_network, complete_recipe
-from dualpath.recipe import Recipe
-from dualpath.recipe_file import read_recipe
+from dualpath.inference.model import DualPath
+from dualpath.models.dual_encoder import build_network, resolve_recipe
+from dualpath.recipes.loading import read_recipe
+from dualpath.recipes.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-PICTURE = (500, 375)  # pixels, as Flickr serves them
+IMAGE = (500, 375)  # pixels, as Flickr serves them
 PHOTOGRAPH = (4000, 3000)  # as a telephone takes them
 
 
 @dataclass(frozen=True)
 class Material:
-    """Pictures as JPEG files of the usual size in ``folder``, with the captions of ``data``."""
+    """Images as JPEG files of the usual size in ``folder``, with the captions of ``data``."""
 
     data: Path
     folder: Path
-    pictures: int = 256
+    images: int = 256
 
     @cached_property
-    def items(self) -> Items:
-        """Captioned training pictures of the folder."""
+    def items(self) -> ImageTable:
+        """Captioned training images of the folder."""
         items = read_manifest(self.data).split("train").items
         return items.where(items.caption_counts > 0)
 
@@ -45,30 +45,30 @@ class Material:
 
     @cached_property
     def files(self) -> list[Path]:
-        """Copies of pictures at 500 x 375, JPEG quality 90."""
+        """Copies of images at 500 x 375, JPEG quality 90."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return [
-            self._copy(item.path, number) for number, item in enumerate(self.items[: self.pictures])
+            self._copy(item.path, number) for number, item in enumerate(self.items[: self.images])
         ]
 
     def _copy(self, source: Path, number: int) -> Path:
         target = self.folder / f"{number}.jpg"
-        with Image.open(source) as picture:
-            picture.convert("RGB").resize(PICTURE).save(target, quality=90)
+        with Image.open(source) as image:
+            image.convert("RGB").resize(IMAGE).save(target, quality=90)
         return target
 
     def photograph(self) -> bytes:
-        """One picture at 4000 x 3000, as the bytes of a JPEG."""
+        """One image at 4000 x 3000, as the bytes of a JPEG."""
         buffer = io.BytesIO()
-        with Image.open(self.files[0]) as picture:
-            picture.resize(PHOTOGRAPH).save(buffer, "JPEG", quality=90)
+        with Image.open(self.files[0]) as image:
+            image.resize(PHOTOGRAPH).save(buffer, "JPEG", quality=90)
         return buffer.getvalue()
 
     def recipe(self, name: str, **image: object) -> Recipe:
         recipe = read_recipe(RECIPES / f"{name}.yaml")
         changed = recipe.image_encoder.model_copy(update={"pretrained": False, **image})
         text = recipe.text_encoder.model_copy(update={"word_vectors": None})
-        return complete_recipe(
+        return resolve_recipe(
             recipe.model_copy(update={"image_encoder": changed, "text_encoder": text})
         )
 
@@ -76,5 +76,5 @@ class Material:
         """A model of a recipe with random weights, ready to embed."""
         torch.manual_seed(0)
         recipe = self.recipe(name, **image)
-        network = build_network(recipe, self.tokenizer.rows).eval()
+        network = build_network(recipe, self.tokenizer.num_embeddings).eval()
         return DualPath(network, self.tokenizer, recipe, device="cpu")

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import distributed as dist
 from torch.distributed.tensor.parallel import loss_parallel
 
-from dualpath.data.pairs import PixelPictures
+from dualpath.data.captions import PixelSource
 from training import Steps, kept_steps
 
 HOSTS = ("10.77.0.1", "10.77.0.2")
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="captioned pictures")
+    parser.add_argument("--data", type=Path, required=True, help="captioned images")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> None:
 def _work(data: Path, stage: str, count: int) -> dict[str, float]:
     """Be one of the hosts."""
     with tempfile.TemporaryDirectory() as scratch:
-        material = Material(data, Path(scratch), pictures=64)
+        material = Material(data, Path(scratch), images=64)
         steps = _steps_of(material, stage)
         interface = os.environ.get("GLOO_SOCKET_IFNAME")
         seconds, sent = [], []
@@ -81,7 +81,7 @@ def _work(data: Path, stage: str, count: int) -> dict[str, float]:
                 seconds.append(time.perf_counter() - begun)
                 sent.append(_sent(interface) - before)
     trained = sum(p.numel() for p in steps.network.parameters() if p.requires_grad)
-    captions = steps.stage.batch_size * steps.stage.captions_per_picture
+    captions = steps.stage.batch_size * steps.stage.captions_per_image
     # Forwards, back, and back from the classifier, of which each host has a part.
     features = 3 * (steps.stage.batch_size + captions) * steps.recipe.dim
     return {
@@ -96,8 +96,8 @@ def _steps_of(material: Material, stage: str) -> Steps:
         return kept_steps(material, "flickr8k")[1]
     recipe = material.recipe("flickr30k", test_size=None)
     second = recipe.stages[-1].model_copy(update={"backbone": "trained_running_norm"})
-    pictures = PixelPictures(material.files, 224, second.flip, second.crops)
-    return Steps(recipe, second, material, pictures, workers=0)
+    images = PixelSource(material.files, 224, second.flip, second.crops)
+    return Steps(recipe, second, material, images, workers=0)
 
 
 def _launch(

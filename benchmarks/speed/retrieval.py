@@ -17,19 +17,19 @@ import dualpath
 from dualpath.evaluation.protocols import evaluate_all
 
 sys.path.append(str(Path(__file__).parents[1]))
-from evaluation import CAPTIONS_PER_PICTURE, numpy_loop, unit_vectors
+from evaluation import CAPTIONS_PER_IMAGE, numpy_loop, unit_vectors
 
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 
 
 def evaluation_rows() -> Iterator[Row]:
     images = unit_vectors(5000, 1024, seed=0)
-    texts = unit_vectors(CAPTIONS_PER_PICTURE * 5000, 1024, seed=1)
+    texts = unit_vectors(CAPTIONS_PER_IMAGE * 5000, 1024, seed=1)
     of_images = np.arange(5000)
-    of_texts = np.repeat(of_images, CAPTIONS_PER_PICTURE)
+    of_texts = np.repeat(of_images, CAPTIONS_PER_IMAGE)
     yield paired(
         "evaluation",
-        "5,000 pictures x 25,000 captions x 1,024 numbers, both directions",
+        "5,000 images x 25,000 captions x 1,024 numbers, both directions",
         lambda: evaluate_all(images, texts, of_images, of_texts),
         "a straightforward numpy loop over the queries",
         lambda: numpy_loop(images, texts),
@@ -60,7 +60,7 @@ def gallery_rows(material: Material, bundle: Path, scratch: Path) -> Iterator[Ro
         sentence = "a dog runs through the snow"
         yield paired(
             "gallery",
-            f"from a sentence to the files of its pictures, among {len(files)}",
+            f"from a sentence to the files of its images, among {len(files)}",
             lambda: gallery.search(sentence, top=10),
             "embed the sentence and multiply by every vector",
             lambda: np.argsort(-(vectors @ model.embed_texts([sentence])[0]))[:10],

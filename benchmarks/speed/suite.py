@@ -5,7 +5,7 @@
 
 One table: the time of one call of ours and of what stands beside it, in turns within one process,
 one thread each (decoding has another core). A ratio above 1 says that ours is faster. Needs a
-folder of captioned pictures, which are copied to 500 x 375, and trained bundles: their image paths
+folder of captioned images, which are copied to 500 x 375, and trained bundles: their image paths
 are run in every runtime, and the first fills a gallery. Nothing else should run on the machine.
 """
 
@@ -25,14 +25,14 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import torch
 from classes import class_rows
-from embedding import picture_rows, runtime_rows, sentence_runtime_rows, text_rows
+from embedding import image_rows, runtime_rows, sentence_runtime_rows, text_rows
 from material import Material
 from retrieval import evaluation_rows, gallery_rows
 from rich.console import Console
 from rich.table import Table
 from timing import Row
 
-from dualpath.allocator import keep_freed_memory
+from dualpath.utils.memory import tune_malloc
 from training import training_rows
 
 PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "nncf", "open_clip_torch", "lancedb")
@@ -42,19 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="captioned pictures")
+    parser.add_argument("--data", type=Path, required=True, help="captioned images")
     parser.add_argument("--bundles", type=Path, nargs="+", required=True)
     parser.add_argument("--classes", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, required=True, help="JSON of all rows")
     parser.add_argument("--only", nargs="*", default=[], help="parts, such as training runtimes")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     with tempfile.TemporaryDirectory() as scratch:
-        material = Material(options.data, Path(scratch) / "pictures")
+        material = Material(options.data, Path(scratch) / "images")
         parts: dict[str, Callable[[], Iterator[Row]]] = {
             "training": lambda: training_rows(material),
-            "pictures": lambda: picture_rows(material),
+            "images": lambda: image_rows(material),
             "runtimes": lambda: runtime_rows(material, options.bundles),
             "questions": lambda: sentence_runtime_rows(material, options.bundles),
             "sentences": lambda: text_rows(material),

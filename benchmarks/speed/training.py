@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.pairs import (
+from dualpath.data.captions import (
     Batch,
     EpochPlan,
-    FeaturePictures,
+    FeatureSource,
     PairDataset,
-    PixelPictures,
+    PixelSource,
     tabulate_captions,
 )
-from dualpath.models.dual_path import DualPathNetwork, build_network
-from dualpath.recipe import RankingLossRecipe, Recipe, StageRecipe
-from dualpath.training.stages import augment_words, build_classifier, build_optimizers, freeze
+from dualpath.models.dual_encoder import DualEncoder, build_network
+from dualpath.recipes.schema import Recipe
+from dualpath.recipes.stages import RankingLossRecipe, StageRecipe
+from dualpath.training.objective import augment_tokens, build_classifier, build_optimizers, freeze
 from dualpath.training.step import step_losses
 
 
@@ -35,21 +36,21 @@ class Steps:
     """The trainer's own steps of a stage, over and over."""
 
     def __init__(
-        self, recipe: Recipe, stage: StageRecipe, material: Material, pictures: object, workers: int
+        self, recipe: Recipe, stage: StageRecipe, material: Material, images: object, workers: int
     ) -> None:
         self.accelerator = Accelerator(cpu=True)  # joins the other processes, if there are any
         torch.manual_seed(0)
-        count = len(material.files) if isinstance(pictures, PixelPictures) else len(material.items)
+        count = len(material.files) if isinstance(images, PixelSource) else len(material.items)
         items = material.items[:count]
         self.table = tabulate_captions(items, material.tokenizer, default_cache_folder())
-        self.network = build_network(recipe, material.tokenizer.rows)
+        self.network = build_network(recipe, material.tokenizer.num_embeddings)
         self.classifier = build_classifier(recipe, torch.arange(self.table.instances))
         freeze(self.network, stage)
         self.network.train()
         self.optimizers = build_optimizers(stage.optimizer, self.network, self.classifier)
         self.recipe, self.stage = recipe, stage
         self._prepared = self.accelerator.prepare_model(self.network)
-        self._dataset = PairDataset(self.table, pictures)  # type: ignore[arg-type]
+        self._dataset = PairDataset(self.table, images)  # type: ignore[arg-type]
         self._workers = workers
         self._batches = self._forever()
 
@@ -59,7 +60,7 @@ class Steps:
             plan = EpochPlan(
                 self.table,
                 batch_size=self.stage.batch_size,
-                captions_per_picture=self.stage.captions_per_picture,
+                captions_per_image=self.stage.captions_per_image,
                 seed=(0, 0, epoch),
             )
             yield from DataLoader(
@@ -89,9 +90,9 @@ class Steps:
             optimizer.step()
 
 
-def _bare(network: DualPathNetwork, pictures: Tensor, token_ids: Tensor) -> Callable[[], None]:
+def _bare(network: DualEncoder, images: Tensor, token_ids: Tensor) -> Callable[[], None]:
     def run() -> None:
-        image_features, text_features = network(pictures, token_ids)
+        image_features, text_features = network(images, token_ids)
         (image_features.sum() + text_features.sum()).backward()
         network.zero_grad(set_to_none=True)
 
@@ -104,17 +105,17 @@ def _second_stage(material: Material, negatives: str, asked: float | None = None
     stage = recipe.stages[-1].model_copy(
         update={"batch_size": 32, "backbone": "trained", "ranking": ranking}
     )
-    pictures = PixelPictures(material.files, 224, stage.flip, stage.crops)
-    steps = Steps(recipe, stage, material, pictures, workers=1)
+    images = PixelSource(material.files, 224, stage.flip, stage.crops)
+    steps = Steps(recipe, stage, material, images, workers=1)
     batch = next(steps._forever())
-    placed = augment_words(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)
+    placed = augment_tokens(steps.network.text_encoder, batch.token_ids, recipe.text_encoder)
     return paired(
         "training",
         "Stage II step, ResNet-50 and the paper's text CNN, 32 JPEG files of 500 x 375, "
         f"{negatives} negatives",
         steps.step,
         "forward and backward of the same network on a tensor",
-        _bare(steps.network, batch.pictures, placed),
+        _bare(steps.network, batch.images, placed),
         rounds=3,
         asked=asked,
     )
@@ -131,10 +132,10 @@ def _first_stage(material: Material) -> Iterator[Row]:
         _name(recipe, steps),
         steps.step,
         "forward and backward of both paths",
-        _bare(steps.network, batch.pictures, batch.token_ids),
+        _bare(steps.network, batch.images, batch.token_ids),
         rounds=9,
     )
-    recurrent = BiGRU(material.tokenizer.rows, recipe.text_encoder.embedding_dim)
+    recurrent = BiGRU(material.tokenizer.num_embeddings, recipe.text_encoder.embedding_dim)
     yield paired(
         "training",
         f"forward and backward of the text CNN, {captions} captions",
@@ -149,23 +150,23 @@ def kept_steps(material: Material, name: str) -> tuple[Recipe, Steps]:
     """Return the steps of a recipe's Stage I on kept features (random numbers of their shape)."""
     recipe = material.recipe(name)
     stage = recipe.stages[0].model_copy(update={"backbone": "frozen", "crops": 0})
-    network = build_network(recipe, material.tokenizer.rows)
+    network = build_network(recipe, material.tokenizer.num_embeddings)
     generator = np.random.default_rng(0)
     kept = generator.standard_normal((len(material.items), network.image_encoder.backbone_dim))
     rows = np.arange(len(kept))
-    pictures = FeaturePictures([kept.astype(np.float32)] * 2, [rows, rows])
-    return recipe, Steps(recipe, stage, material, pictures, workers=0)
+    images = FeatureSource([kept.astype(np.float32)] * 2, [rows, rows])
+    return recipe, Steps(recipe, stage, material, images, workers=0)
 
 
 def _name(recipe: Recipe, steps: Steps) -> str:
-    pictures = steps.stage.batch_size
-    captions = pictures * steps.stage.captions_per_picture
-    return f"Stage I step of recipes/{recipe.name}.yaml, {pictures} pictures x {captions}"
+    images = steps.stage.batch_size
+    captions = images * steps.stage.captions_per_image
+    return f"Stage I step of recipes/{recipe.name}.yaml, {images} images x {captions}"
 
 
 def _beside_its_text_cnn(recipe: Recipe, steps: Steps, rounds: int) -> Row:
     encoder, text = steps.network.text_encoder, recipe.text_encoder
-    placed = augment_words(encoder, steps.batch().token_ids, text)
+    placed = augment_tokens(encoder, steps.batch().token_ids, text)
     return paired(
         "training",
         _name(recipe, steps),

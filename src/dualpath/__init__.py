@@ -1,27 +1,148 @@
-"""DualPath: from a folder of captioned pictures to a trained, measured, searchable model."""
+"""DualPath: from a folder of captioned images to a trained, measured, searchable model.
+
+>>> import dualpath
+>>> dualpath.read_recipe("default").name
+'default'
+
+The names that ``dir(dualpath)`` lists are the public API.
+"""
 
 from importlib import import_module
+from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from dualpath.errors import (
+    BackboneError,
+    BundleError,
+    CaptionFileError,
+    CheckpointError,
+    ClusterError,
+    DatasetError,
+    DualPathError,
+    ExportError,
+    FieldError,
+    FilterError,
+    GalleryError,
+    ImageError,
+    KeyFileError,
+    ManifestError,
+    MetricError,
+    MiningError,
+    ProtocolError,
+    RecipeError,
+    ServerError,
+    ShardError,
+    TeacherError,
+    TextEncoderError,
+    TrainingError,
+    UnknownImageError,
+    WordVectorError,
+)
+
 if TYPE_CHECKING:
-    from dualpath.embedding import DualPath, load
+    from dualpath.data.record import ImageRecord
+    from dualpath.datasets.prepare import prepare
     from dualpath.evaluation.evaluate import evaluate
+    from dualpath.evaluation.metrics import (
+        Ranks,
+        RetrievalMetrics,
+        rank_relevant,
+        recall_at_k,
+        retrieval_metrics,
+    )
+    from dualpath.evaluation.protocols import EvaluationResult
+    from dualpath.exporting.export import export
     from dualpath.gallery.gallery import Gallery
+    from dualpath.gallery.schema import CaptionHit, GalleryImage, Hit
+    from dualpath.inference.model import DualPath, load
+    from dualpath.recipes.loading import read_recipe
+    from dualpath.recipes.schema import Recipe
     from dualpath.training.train import train
+    from dualpath.utils.progress import TrainingEvent
 
-__all__ = ["DualPath", "Gallery", "evaluate", "load", "train"]
+__version__ = _version("dualpath")
 
-# Imported when they are first used: measuring needs no image backbones, searching no trainer.
-_HOMES = {
-    "DualPath": "dualpath.embedding",
+# Where the names are that are imported when they are first used.
+_MODULES = {
+    "CaptionHit": "dualpath.gallery.schema",
+    "DualPath": "dualpath.inference.model",
+    "EvaluationResult": "dualpath.evaluation.protocols",
     "Gallery": "dualpath.gallery.gallery",
-    "load": "dualpath.embedding",
+    "GalleryImage": "dualpath.gallery.schema",
+    "Hit": "dualpath.gallery.schema",
+    "ImageRecord": "dualpath.data.record",
+    "Ranks": "dualpath.evaluation.metrics",
+    "Recipe": "dualpath.recipes.schema",
+    "RetrievalMetrics": "dualpath.evaluation.metrics",
+    "TrainingEvent": "dualpath.utils.progress",
     "evaluate": "dualpath.evaluation.evaluate",
+    "export": "dualpath.exporting.export",
+    "load": "dualpath.inference.model",
+    "prepare": "dualpath.datasets.prepare",
+    "rank_relevant": "dualpath.evaluation.metrics",
+    "read_recipe": "dualpath.recipes.loading",
+    "recall_at_k": "dualpath.evaluation.metrics",
+    "retrieval_metrics": "dualpath.evaluation.metrics",
     "train": "dualpath.training.train",
 }
 
+__all__ = [
+    "BackboneError",
+    "BundleError",
+    "CaptionFileError",
+    "CaptionHit",
+    "CheckpointError",
+    "ClusterError",
+    "DatasetError",
+    "DualPath",
+    "DualPathError",
+    "EvaluationResult",
+    "ExportError",
+    "FieldError",
+    "FilterError",
+    "Gallery",
+    "GalleryError",
+    "GalleryImage",
+    "Hit",
+    "ImageError",
+    "ImageRecord",
+    "KeyFileError",
+    "ManifestError",
+    "MetricError",
+    "MiningError",
+    "ProtocolError",
+    "Ranks",
+    "Recipe",
+    "RecipeError",
+    "RetrievalMetrics",
+    "ServerError",
+    "ShardError",
+    "TeacherError",
+    "TextEncoderError",
+    "TrainingError",
+    "TrainingEvent",
+    "UnknownImageError",
+    "WordVectorError",
+    "__version__",
+    "evaluate",
+    "export",
+    "load",
+    "prepare",
+    "rank_relevant",
+    "read_recipe",
+    "recall_at_k",
+    "retrieval_metrics",
+    "train",
+]
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dualpath' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

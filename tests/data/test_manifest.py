@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dualpath.data.manifest import ManifestError, read_manifest, read_pictures, write_manifest
-from dualpath.recipe import SplitRecipe
+from dualpath.data.manifest import read_image_folder, read_manifest, write_manifest
+from dualpath.errors import ManifestError
+from dualpath.recipes.schema import SplitRecipe
 
 
 def write_lines(folder, *lines):
@@ -40,7 +41,7 @@ def test_the_three_formats_hold_the_same(tmp_path):
         assert items[0].path == tmp_path / name / "a.jpg"
 
 
-def test_a_spreadsheet_with_a_caption_a_row_is_one_picture_with_many_captions(tmp_path):
+def test_a_spreadsheet_with_a_caption_a_row_is_one_image_with_many_captions(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\nx.png,one\nx.png,two\ny.png,three\n")
     items = read_manifest(tmp_path).items
     assert [(item.file_name, item.captions) for item in items] == [
@@ -54,7 +55,7 @@ def test_bad_rows_are_named_with_file_and_line_all_at_once(tmp_path):
         tmp_path,
         ROW,
         "{not json",
-        {"captions": ["no picture"]},
+        {"captions": ["no image"]},
         {"file_name": "c.jpg"},
         {"file_name": "d.jpg", "captions": 7},
         {"file_name": "e.jpg", "captions": ["x"], "text": "y"},
@@ -93,7 +94,7 @@ def test_one_instance_in_two_splits_is_an_error_naming_both_lines(tmp_path):
         read_manifest(folder)
 
 
-def test_rows_of_one_picture_must_agree(tmp_path):
+def test_rows_of_one_image_must_agree(tmp_path):
     folder = write_lines(tmp_path, ROW, {**ROW, "split": "val"})
     with pytest.raises(ManifestError, match=r":2: a\.jpg has another split than on line 1"):
         read_manifest(folder)
@@ -114,7 +115,7 @@ def test_missing_splits_are_drawn_by_a_seeded_hash_of_the_instance(tmp_path):
     assert first.splits["test"] == pytest.approx(200, abs=60)
 
 
-def test_an_instance_without_a_split_joins_its_other_pictures(tmp_path):
+def test_an_instance_without_a_split_joins_its_other_images(tmp_path):
     folder = write_lines(
         tmp_path,
         {"file_name": "a.jpg", "text": "x", "instance": "p", "split": "test"},
@@ -142,10 +143,13 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_bare_folder_is_its_picture_files_at_any_depth(tmp_path):
+def test_a_bare_folder_is_its_image_files_at_any_depth(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("b.PNG", "deep/er/a.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [item.file_name for item in read_pictures(tmp_path).items] == ["b.PNG", "deep/er/a.jpg"]
+    assert [item.file_name for item in read_image_folder(tmp_path).items] == [
+        "b.PNG",
+        "deep/er/a.jpg",
+    ]
     with pytest.raises(ManifestError, match="no such folder"):
-        read_pictures(tmp_path / "missing")
+        read_image_folder(tmp_path / "missing")

@@ -12,14 +12,14 @@ def test_paper_mode_is_case_sensitive_and_drops_what_it_does_not_know():
     encoded = tokenizer.encode(["Man, a man-dog (walking) dog dog.", "MAN"])
     # Unknown words take up no position, so the third known word still fits.
     assert encoded.tolist() == [[1, 2, 3], [0, 0, 0]]
-    assert tokenizer.rows == 4
+    assert tokenizer.num_embeddings == 4
 
 
 def test_modern_mode_lowers_and_names_the_unknown():
     tokenizer = Tokenizer(["a", "man", "don't"], "modern", max_words=5)
     encoded = tokenizer.encode(["A MAN, don't!", "a zebra"])
     assert encoded.tolist() == [[1, 2, 3, 0, 0], [1, 4, 0, 0, 0]]
-    assert tokenizer.rows == 5
+    assert tokenizer.num_embeddings == 5
 
 
 def test_the_paper_splits_at_its_delimiters():
@@ -45,7 +45,7 @@ def test_saved_and_loaded_it_encodes_the_same(tmp_path, mode):
     loaded = Tokenizer.load(tmp_path / "tokenizer.json", mode, max_words=4)
     sentences = ["two Dogs, 3 dogs", "", "🐕"]
     assert loaded.encode(sentences).tolist() == tokenizer.encode(sentences).tolist()
-    assert loaded.rows == tokenizer.rows
+    assert loaded.rows == tokenizer.num_embeddings
 
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
@@ -61,7 +61,7 @@ def test_any_text_is_encoded_within_bounds_and_left_aligned(mode, sentences):
     encoded = tokenizer.encode(sentences)
     assert encoded.shape == (len(sentences), 6)
     assert encoded.min(initial=0) >= 0
-    assert encoded.max(initial=0) < tokenizer.rows
+    assert encoded.max(initial=0) < tokenizer.num_embeddings
     for row in encoded:
         words = (row != 0).sum()
         assert (row[:words] != 0).all()

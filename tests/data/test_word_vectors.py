@@ -4,7 +4,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dualpath.data.word_vectors import WordVectorError, read_word_vectors
+from dualpath.data.word_vectors import read_word_vectors
+from dualpath.errors import WordVectorError
 
 VECTORS = {"dog": [1.0, -2.5, 0.125], "Zürich": [0.0, 3.0, 4.0], "犬": [-1.0, 0.5, 2.0]}
 

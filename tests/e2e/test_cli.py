@@ -49,7 +49,7 @@ def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
     gallery = tmp_path / "gallery"
     done = run_cli("gallery", "add", gallery, folder, "--model", out)
     assert done.returncode == 0, done.stderr
-    assert "60 pictures new" in done.stdout
+    assert "60 images new" in done.stdout
     done = run_cli("search", gallery, "a big red circle", "two small stars", "--top", 3, "--json")
     found = json.loads(done.stdout)
     assert [answer["query"] for answer in found] == ["a big red circle", "two small stars"]
@@ -67,7 +67,7 @@ def test_evaluate_by_the_protocol_of_persons_is_text_to_image(bundle, shapes, ru
     assert "image → text" not in done.stdout
     refused = run("evaluate", bundle, "--data", shapes, "--protocol", "flickr-1k")
     assert refused.returncode == 1
-    assert "flickr-1k is measured on 1,000 pictures" in refused.stderr
+    assert "flickr-1k is measured on 1,000 images" in refused.stderr
 
 
 def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
@@ -101,7 +101,7 @@ def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
     assert "right · " in sheet
 
 
-def test_embed_writes_pictures_captions_and_lines_as_parquet(tmp_path, bundle, shapes, run):
+def test_embed_writes_images_captions_and_lines_as_parquet(tmp_path, bundle, shapes, run):
     lines = tmp_path / "lines.txt"
     lines.write_text("a red circle\n犬\n")
     for source, options, columns, rows in (
@@ -118,14 +118,14 @@ def test_embed_writes_pictures_captions_and_lines_as_parquet(tmp_path, bundle, s
         assert table.schema.field("vector").type.list_size == 32
 
 
-def test_a_bare_folder_of_pictures_is_searched_and_broken_ones_are_named(tmp_path, bundle, shapes):
-    shutil.copytree(shapes / "images", tmp_path / "pictures")
-    (tmp_path / "pictures" / "broken.jpg").write_text("x")
+def test_a_bare_folder_of_images_is_searched_and_broken_ones_are_named(tmp_path, bundle, shapes):
+    shutil.copytree(shapes / "images", tmp_path / "images")
+    (tmp_path / "images" / "broken.jpg").write_text("x")
     gallery = tmp_path / "gallery"
-    done = run_cli("gallery", "add", gallery, tmp_path / "pictures", "--model", bundle)
+    done = run_cli("gallery", "add", gallery, tmp_path / "images", "--model", bundle)
     assert done.returncode == 0, done.stderr
     assert "left out: " in done.stderr
-    assert "broken.jpg: not a picture" in done.stderr
+    assert "broken.jpg: not an image" in done.stderr
     done = run_cli("search", gallery, "a red star", "--top", 10, "--sheet", tmp_path / "s.html")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 11
@@ -138,7 +138,7 @@ def test_info_describes_a_bundle(bundle):
         assert part in shown
 
 
-def test_check_counts_warns_and_fails_on_broken_pictures(tmp_path, shapes, run):
+def test_check_counts_warns_and_fails_on_broken_images(tmp_path, shapes, run):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     train = next(row for row in rows if row["split"] == "train")
@@ -149,14 +149,14 @@ def test_check_counts_warns_and_fails_on_broken_pictures(tmp_path, shapes, run):
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = run("data", "check", folder)
     assert done.returncode == 0, done.stderr
-    assert "100 pictures (train 80, val 10, test 10)" in done.stdout
+    assert "100 images (train 80, val 10, test 10)" in done.stdout
     assert "warning: 1 empty captions are ignored" in done.stderr
-    assert "warning: 1 pictures have no caption" in done.stderr
-    assert f"the same picture in two splits: {train['file_name']} (train)" in done.stderr
-    (folder / rows[5]["file_name"]).write_bytes(b"no picture")
+    assert "warning: 1 images have no caption" in done.stderr
+    assert f"the same image in two splits: {train['file_name']} (train)" in done.stderr
+    (folder / rows[5]["file_name"]).write_bytes(b"no image")
     done = run("data", "check", folder)
     assert done.returncode == 1
-    assert f"{rows[5]['file_name']}: not a picture" in done.stderr
+    assert f"{rows[5]['file_name']}: not an image" in done.stderr
 
 
 def test_what_a_user_can_mend_is_one_clear_line_and_a_non_zero_exit(
@@ -179,7 +179,7 @@ def test_what_a_user_can_mend_is_one_clear_line_and_a_non_zero_exit(
             "'resnet999' is no timm model",
         ),
         (("evaluate", tmp_path / "none", "--data", shapes), "none: no such folder"),
-        (("evaluate", bundle, "--data", shapes, "--split", "tset"), "split 'tset' has no picture"),
+        (("evaluate", bundle, "--data", shapes, "--split", "tset"), "split 'tset' has no image"),
         (("embed", bundle, tmp_path / "nothing", "--out", out), "nothing: no such folder"),
     ):  # fmt: skip
         done = run(*arguments)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dualpath
-from dualpath.sources.shapes import write_shapes
+from dualpath.datasets.synthetic.shapes import write_shapes
 from tests.conftest import run_cli
 
 
@@ -29,49 +29,49 @@ def gallery(photos, bundle, tmp_path_factory):
     return folder
 
 
-def test_search_by_sentence_by_picture_with_a_filter_and_for_captions(gallery, photos):
-    picture = (
+def test_search_by_sentence_by_image_with_a_filter_and_for_captions(gallery, photos):
+    image = (
         photos / json.loads((photos / "metadata.jsonl").read_text().splitlines()[0])["file_name"]
     )
-    by_picture = json.loads(run_cli("search", gallery, "--image", picture, "--json").stdout)
-    assert len(by_picture[0]["hits"]) == 20
-    assert by_picture[0]["hits"][0]["path"] == str(picture)
+    by_image = json.loads(run_cli("search", gallery, "--image", image, "--json").stdout)
+    assert len(by_image[0]["hits"]) == 20
+    assert by_image[0]["hits"][0]["path"] == str(image)
     done = run_cli("search", gallery, "a star", "--where", "count >= 2", "--top", 5, "--json")
     hits = json.loads(done.stdout)[0]["hits"]
     assert all(hit["metadata"]["count"] >= 2 for hit in hits)
-    done = run_cli("search", gallery, "--image", picture, "--captions", "--top", 2)
+    done = run_cli("search", gallery, "--image", image, "--captions", "--top", 2)
     assert len(done.stdout.splitlines()) == 3
 
 
 def test_info_verify_export_remove_and_sync(gallery, photos, tmp_path):
     shown = run_cli("gallery", "info", gallery).stdout
     for part in (
-        "pictures       100",
+        "images       100",
         "captions       300",
         "count (number)",
         "LanceDB",
         "small (",
     ):
         assert part in shown
-    assert "100 pictures, 0 problems" in run_cli("gallery", "verify", gallery).stdout
+    assert "100 images, 0 problems" in run_cli("gallery", "verify", gallery).stdout
     done = run_cli("gallery", "export", gallery, tmp_path / "gallery.parquet")
     assert done.returncode == 0, done.stderr
     assert len(pq.read_table(tmp_path / "gallery.parquet")) == 100
     victims = sorted((photos / "images").iterdir())
-    assert "1 pictures removed" in run_cli("gallery", "remove", gallery, victims[0]).stdout
+    assert "1 images removed" in run_cli("gallery", "remove", gallery, victims[0]).stdout
     victims[1].unlink()
     done = run_cli("gallery", "verify", gallery)
     assert done.returncode == 1
     assert victims[1].name in done.stderr
-    assert "1 pictures removed, 98 left" in run_cli("gallery", "sync", gallery).stdout
+    assert "1 images removed, 98 left" in run_cli("gallery", "sync", gallery).stdout
     done = run_cli("gallery", "add", gallery, photos)
-    assert "1 pictures new, 0 changed, 98 there already, 1 left out; 99 in" in done.stdout
+    assert "1 images new, 0 changed, 98 there already, 1 left out; 99 in" in done.stdout
 
 
 def test_what_a_user_can_mend_is_one_line(gallery, photos, tmp_path):
     for arguments, message in (
         (("search", tmp_path / "none", "x"), "no gallery; begin one with"),
-        (("search", gallery, "x", "--where", "nothing = 1"), "no picture has the field"),
+        (("search", gallery, "x", "--where", "nothing = 1"), "no image has the field"),
         (("search", gallery, "--image", tmp_path / "no.jpg"), "no.jpg: cannot be read"),
         (("gallery", "add", gallery, tmp_path / "none"), "none: no such folder"),
         (("gallery", "add", tmp_path / "new", photos, "--model", photos), "no bundle"),
@@ -102,7 +102,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_never_been(bundle, tmp_pa
     for kill in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         # Its start takes seconds; once the first rows are there, any moment may come.
-        while process.poll() is None and not (gallery / "pictures.lance").exists():
+        while process.poll() is None and not (gallery / "images.lance").exists():
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 1.5) if not counts else 4 + moments.uniform(0, 2))
         process.send_signal(kill)
@@ -119,5 +119,5 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_never_been(bundle, tmp_pa
     assert len(mended) == len(whole) == 1500
     assert mended.store.count("captions") == whole.store.count("captions") == 3000
     for query in ("a red star", "two small circles"):
-        first = [(hit.picture.id, round(hit.score, 4)) for hit in mended.search(query, top=50)]
-        assert first == [(h.picture.id, round(h.score, 4)) for h in whole.search(query, top=50)]
+        first = [(hit.image.id, round(hit.score, 4)) for hit in mended.search(query, top=50)]
+        assert first == [(h.image.id, round(h.score, 4)) for h in whole.search(query, top=50)]

@@ -45,9 +45,9 @@ def test_every_command_of_the_tutorial_does_what_it_says(
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         shown[command] = done.stdout
-    assert "100 pictures" in shown[commands[1]]
-    assert "100 pictures new" in shown[commands[5]]
+    assert "100 images" in shown[commands[1]]
+    assert "100 images new" in shown[commands[5]]
     hits = json.loads(shown[commands[7]])[0]["hits"]
     assert hits
     assert all(h["metadata"]["count"] >= 2 and h["metadata"]["kind"] == "relation" for h in hits)
-    assert "100 pictures, 0 problems" in shown[commands[11]]
+    assert "100 images, 0 problems" in shown[commands[11]]

@@ -94,11 +94,11 @@ def test_both_directions_with_unequal_captions():
     images = np.eye(3, dtype=np.float32)
     texts = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 0]]
     found = evaluate_all(images, texts, np.arange(3), np.array([0, 0, 1, 2, 2]))
-    # Caption 4, of picture 2, lies on picture 0: there it comes before that one's own two
-    # captions, and from picture 2 it is tied, so last, with the three of others.
-    by_picture = [(1 / 2 + 2 / 3) / 2, 1, (1 + 2 / 5) / 2]
+    # Caption 4, of image 2, lies on image 0: there it comes before that one's own two
+    # captions, and from image 2 it is tied, so last, with the three of others.
+    by_image = [(1 / 2 + 2 / 3) / 2, 1, (1 + 2 / 5) / 2]
     assert found["image_to_text"]["recall_at_1"] == pytest.approx(100 * 2 / 3)
-    assert found["image_to_text"]["map"] == pytest.approx(100 * sum(by_picture) / 3)
+    assert found["image_to_text"]["map"] == pytest.approx(100 * sum(by_image) / 3)
     assert found["text_to_image"]["recall_at_1"] == 80
     assert found["text_to_image"]["mean_rank"] == pytest.approx((1 + 1 + 1 + 1 + 3) / 5)
     assert found["rsum"] == pytest.approx(200 / 3 + 100 + 100 + 80 + 100 + 100)

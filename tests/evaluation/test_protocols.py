@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dualpath.evaluation.protocols import ProtocolError, find_protocol
+from dualpath.errors import ProtocolError
+from dualpath.evaluation.protocols import find_protocol
 
 WAYS = ("image_to_text", "text_to_image")
 
@@ -33,7 +34,7 @@ def reference(queries, gallery, of_queries, of_gallery):
 
 def embeddings(kind, images, generator):
     """Small whole numbers, whose products are exact, so that ties are ties in both."""
-    counts = generator.integers(3, 8, size=images)  # unequal captions a picture
+    counts = generator.integers(3, 8, size=images)  # unequal captions an image
     of_images, of_texts = np.arange(images), np.repeat(np.arange(images), counts)
     top = {"random": 9, "ties": 2, "duplicates": 9}[kind]
     image_vectors = generator.integers(-top, top, size=(images, 4)).astype(np.float32)
@@ -87,7 +88,7 @@ def test_coco_5k_is_one_gallery_of_all():
 
 
 @pytest.mark.parametrize("kind", ["random", "ties", "duplicates"])
-def test_person_counts_every_picture_of_the_identity(kind):
+def test_person_counts_every_image_of_the_identity(kind):
     generator = np.random.default_rng(4)
     images, texts, a, b = embeddings(kind, 300, generator)
     people = generator.integers(0, 60, size=300)
@@ -98,7 +99,7 @@ def test_person_counts_every_picture_of_the_identity(kind):
 
 
 def test_inverse_penalty_by_hand():
-    # The right pictures of the one query stand at places 1 and 4 of four: 2 / 4.
+    # The right images of the one query stand at places 1 and 4 of four: 2 / 4.
     images = np.array([[4.0], [3.0], [2.0], [1.0]], np.float32)
     found = find_protocol("person")(
         images, np.ones((1, 1), np.float32), np.array([0, 1, 2, 0]), np.array([0])
@@ -110,8 +111,8 @@ def test_inverse_penalty_by_hand():
 @pytest.mark.parametrize(
     ("name", "images", "message"),
     [
-        ("flickr-1k", 999, "measured on 1,000 pictures, and the split has 999"),
-        ("coco-1k", 1000, "measured on 5,000 pictures"),
+        ("flickr-1k", 999, "measured on 1,000 images, and the split has 999"),
+        ("coco-1k", 1000, "measured on 5,000 images"),
         ("coco-5k", 5001, "the split has 5,001"),
     ],
 )

@@ -18,11 +18,11 @@ def test_both_directions_rank_by_the_inverted_softmax():
     scores = ranked_images @ ranked_texts.T
     temperature = 0.05
     cosines = (images @ texts.T).astype(np.float64)
-    of_pictures = np.exp(cosines / temperature)
-    by_captions = of_pictures / np.exp(images @ bank_texts.T / temperature).sum(1)[:, None]
-    by_pictures = of_pictures / np.exp(bank_images @ texts.T / temperature).sum(0)
-    assert (scores.argsort(axis=0) == by_captions.argsort(axis=0)).all()  # pictures of a caption
-    assert (scores.argsort(axis=1) == by_pictures.argsort(axis=1)).all()  # captions of a picture
+    of_images = np.exp(cosines / temperature)
+    by_captions = of_images / np.exp(images @ bank_texts.T / temperature).sum(1)[:, None]
+    by_images = of_images / np.exp(bank_images @ texts.T / temperature).sum(0)
+    assert (scores.argsort(axis=0) == by_captions.argsort(axis=0)).all()  # images of a caption
+    assert (scores.argsort(axis=1) == by_images.argsort(axis=1)).all()  # captions of an image
 
 
 def test_a_large_temperature_changes_nothing():
@@ -43,4 +43,4 @@ def test_evaluation_by_a_bank_says_so(bundle, shapes, cache):
     assert plain.stdout != ranked.stdout
     unknown = run_cli("evaluate", bundle, "--data", shapes, "--cache", cache, "--query-bank", "x")
     assert unknown.returncode == 1
-    assert "split 'x' has no picture" in unknown.stderr
+    assert "split 'x' has no image" in unknown.stderr

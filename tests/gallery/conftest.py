@@ -48,7 +48,7 @@ def drop_gallery(server: str, name: str) -> None:
     from pymilvus import MilvusClient
 
     client = MilvusClient(uri=server)
-    for table in ("pictures", "captions", "about"):
+    for table in ("images", "captions", "about"):
         client.drop_collection(f"{name}_{table}")
     client.close()
 

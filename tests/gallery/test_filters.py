@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualpath.gallery.errors import FilterError
+from dualpath.errors import FilterError
 from dualpath.gallery.filters import Field, parse_filter, sql
-from dualpath.gallery.rows import Picture, to_rows
-from dualpath.gallery.store import open_store
+from dualpath.gallery.schema import GalleryImage, to_rows
+from dualpath.gallery.stores.base import open_store
 from tests.gallery.conftest import ON_MILVUS
 
 FIELDS = {
@@ -94,16 +94,17 @@ def store(request, tmp_path_factory):
         address = str(tmp_path_factory.mktemp("filters") / "gallery")
     else:
         address = f"{request.getfixturevalue('milvus')}/f{uuid.uuid4().hex[:8]}"
-    pictures = [
-        Picture(f"{i:032}", f"/{i}", f"{i}", 0, 0, 1, 1, "", (), row) for i, row in enumerate(ROWS)
+    images = [
+        GalleryImage(f"{i:032}", f"/{i}", f"{i}", 0, 0, 1, 1, "", (), row)
+        for i, row in enumerate(ROWS)
     ]
     vectors = np.eye(64, dtype=np.float32)[: len(ROWS)]
-    rows = to_rows(pictures, vectors, np.zeros((0, 64), np.float32), FIELDS)
+    rows = to_rows(images, vectors, np.zeros((0, 64), np.float32), FIELDS)
     store = open_store(address)
     with store.writing():
-        store.write_about({"dim": 64})
+        store.write_metadata({"dim": 64})
         store.add_fields(FIELDS)
-        store.upsert("pictures", rows.pictures)
+        store.upsert("images", rows.images)
         store.upsert("captions", pa.Table.from_batches([], rows.captions.schema))
     yield store
     store.close()
@@ -114,7 +115,7 @@ def store(request, tmp_path_factory):
 def test_an_engine_finds_what_the_filter_means(store, made):
     text, holds, _ = made
     found = store.search(
-        "pictures", np.eye(64, dtype=np.float32)[63], len(ROWS), parse_filter(text, FIELDS)
+        "images", np.eye(64, dtype=np.float32)[63], len(ROWS), parse_filter(text, FIELDS)
     )
     wanted = {f"{i:032}" for i, row in enumerate(ROWS) if holds(row)}
     assert {row["id"] for row, _ in found} == wanted, text

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dualpath
-from dualpath.data.manifest import ManifestError, read_manifest
-from dualpath.gallery.errors import FilterError, GalleryError
+from dualpath.data.manifest import read_manifest
+from dualpath.errors import FilterError, GalleryError, ManifestError
 from tests.gallery.conftest import ON_MILVUS, drop_gallery
 
 in_both_stores = pytest.mark.parametrize("address", ["embedded", ON_MILVUS], indirect=True)
@@ -31,11 +31,11 @@ def rewrite(photos: Path, change) -> None:
 
 
 def ids(hits) -> list[str]:
-    return [hit.picture.id for hit in hits]
+    return [hit.image.id for hit in hits]
 
 
 @in_both_stores
-def test_a_sentence_finds_what_comparing_with_every_picture_finds(gallery, model, photos):
+def test_a_sentence_finds_what_comparing_with_every_image_finds(gallery, model, photos):
     items = read_manifest(photos).items
     scores = model.embed_texts(["a red circle"])[0] @ model.embed_images([i.path for i in items]).T
     best = np.sort(scores)[::-1][:5]
@@ -43,23 +43,23 @@ def test_a_sentence_finds_what_comparing_with_every_picture_finds(gallery, model
     assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-5)
     by_name = {item.file_name: item for item in items}
     for hit in hits:
-        assert hit.picture.captions == by_name[hit.picture.name].captions
-        assert hit.picture.metadata["number"] == by_name[hit.picture.name].metadata["number"]
-        assert (hit.picture.width, hit.picture.height) == (40, 40)
+        assert hit.image.captions == by_name[hit.image.name].captions
+        assert hit.image.metadata["number"] == by_name[hit.image.name].metadata["number"]
+        assert (hit.image.width, hit.image.height) == (40, 40)
 
 
-def test_a_picture_finds_itself_and_similar_leaves_it_out(gallery, photos):
+def test_a_image_finds_itself_and_similar_leaves_it_out(gallery, photos):
     path = read_manifest(photos).items[7].path
     found = gallery.search(path, top=3)
-    assert found[0].picture.path == path
+    assert found[0].image.path == path
     assert found[0].score == pytest.approx(1, abs=1e-5)
-    assert ids(gallery.similar(found[0].picture.id, top=2)) == ids(found)[1:]
+    assert ids(gallery.similar(found[0].image.id, top=2)) == ids(found)[1:]
     with pytest.raises(KeyError):
         gallery.similar("0" * 32)
 
 
 @in_both_stores
-def test_sentences_and_pictures_find_captions(gallery, model, photos):
+def test_sentences_and_images_find_captions(gallery, model, photos):
     caption = read_manifest(photos).items[3].captions[1]
     found = gallery.search_captions(caption, top=4)
     assert found[0].score == pytest.approx(1, abs=1e-5)
@@ -80,17 +80,17 @@ def test_adding_again_embeds_only_what_is_new_or_has_changed(gallery, photos):
     assert (added.new, added.changed, added.unchanged) == (0, 2, 98)
     assert len(gallery) == 100
     assert gallery.verify() == []
-    after = {hit.picture.name: hit for hit in gallery.search("a star", top=100)}
+    after = {hit.image.name: hit for hit in gallery.search("a star", top=100)}
     assert after[items[0].file_name].score == pytest.approx(after[items[1].file_name].score)
-    assert after[items[4].file_name].picture.captions == ("one new sentence",)
-    assert after[items[4].file_name].picture.metadata["number"] == 4000
-    untouched = [hit for hit in before if hit.picture.name != items[0].file_name]
+    assert after[items[4].file_name].image.captions == ("one new sentence",)
+    assert after[items[4].file_name].image.metadata["number"] == 4000
+    untouched = [hit for hit in before if hit.image.name != items[0].file_name]
     for hit in untouched:
-        assert after[hit.picture.name].score == pytest.approx(hit.score, abs=1e-5)
+        assert after[hit.image.name].score == pytest.approx(hit.score, abs=1e-5)
 
 
 @in_both_stores
-def test_filters_choose_among_the_pictures(gallery):
+def test_filters_choose_among_the_images(gallery):
     for where, right in (
         ("number >= 90", lambda m: m["number"] >= 90),
         ("colour = 'red' and even = true", lambda m: m.get("colour") == "red" and m["even"]),
@@ -102,7 +102,7 @@ def test_filters_choose_among_the_pictures(gallery):
     ):  # fmt: skip
         found = gallery.search("a circle", top=100, where=where)
         everything = gallery.search("a circle", top=100)
-        wanted = {h.picture.id for h in everything if right(h.picture.metadata)}
+        wanted = {h.image.id for h in everything if right(h.image.metadata)}
         assert wanted, where
         assert set(ids(found)) == wanted, where
         assert len(gallery.search_captions("a circle", top=400, where=where)) == 3 * len(wanted)
@@ -111,11 +111,11 @@ def test_filters_choose_among_the_pictures(gallery):
 def test_bad_filters_are_refused_with_one_line(gallery):
     for where, message in (
         ("colour", "a filter knows"),
-        ("size > 3", "no picture has the field 'size'"),
+        ("size > 3", "no image has the field 'size'"),
         ("colour = 3", "holds text values"),
         ("number = 'x'", "holds number values"),
         ("even > true", "compare it with = or !="),
-        ("number = 1; drop table pictures", "a filter knows"),
+        ("number = 1; drop table images", "a filter knows"),
         ("1 = 1", "is no field"),
         ("lower(colour) = 'red'", "is no field"),
         ("number in (select 1)", "a filter knows"),
@@ -131,7 +131,7 @@ def test_bad_filters_are_refused_with_one_line(gallery):
 @in_both_stores
 def test_removing_syncing_and_verifying(gallery, photos):
     items = read_manifest(photos).items
-    gone = gallery.search(items[0].path, top=1)[0].picture
+    gone = gallery.search(items[0].path, top=1)[0].image
     assert gallery.remove(gone.id, items[1].path) == 2
     assert len(gallery) == 98
     assert gallery.get(gone.id) is None
@@ -153,10 +153,10 @@ def test_removing_syncing_and_verifying(gallery, photos):
     assert len(gallery) == 0
 
 
-def test_broken_pictures_are_named_and_do_not_stop_the_others(address, model, photos):
+def test_broken_images_are_named_and_do_not_stop_the_others(address, model, photos):
     items = read_manifest(photos).items
     items[0].path.write_bytes(items[0].path.read_bytes()[:200])
-    items[1].path.write_text("no picture")
+    items[1].path.write_text("no image")
     items[2].path.unlink()
     with dualpath.Gallery.open(address, model=model) as gallery:
         added = gallery.add(photos)
@@ -210,12 +210,12 @@ def test_export_writes_everything_as_parquet(gallery, tmp_path, model):
     assert json.loads(row["metadata"])["even"] in (True, False)
 
 
-def test_pictures_outside_the_folder_need_a_root(address, model, photos, tmp_path):
+def test_images_outside_the_folder_need_a_root(address, model, photos, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    picture = read_manifest(photos).items[0].path
+    image = read_manifest(photos).items[0].path
     for name in ("a.png", "b.png"):
-        shutil.copy(picture, outside / name)
+        shutil.copy(image, outside / name)
     (photos / "images" / "link.png").symlink_to(outside / "b.png")
     rewrite(photos, lambda rows: rows.extend(
         {"file_name": name, "captions": [], "split": "train"}
@@ -234,7 +234,7 @@ def test_a_bare_folder_is_indexed_without_captions(address, model, photos):
     (photos / "metadata.jsonl").unlink()
     with dualpath.Gallery.open(address, model=model) as gallery:
         assert gallery.add(photos).new == 100
-        assert gallery.search("a star", top=2)[0].picture.captions == ()
+        assert gallery.search("a star", top=2)[0].image.captions == ()
         assert gallery.search_captions("a star") == []
 
 
@@ -271,6 +271,6 @@ def test_a_gallery_on_a_server_may_be_spread_over_shards(milvus, model, photos):
     with dualpath.Gallery.open(f"{milvus}/spread?shards=2", model=model) as gallery:
         gallery.add(photos)
         assert len(gallery) == 100
-    told = MilvusClient(uri=milvus).describe_collection("spread_pictures")
-    assert told["num_shards"] == 2
+    record = MilvusClient(uri=milvus).describe_collection("spread_images")
+    assert record["num_shards"] == 2
     drop_gallery(milvus, "spread")

@@ -98,9 +98,9 @@ def test_dropout_acts_on_the_way_to_the_classifier_and_only_in_training():
     assert classifier.weight.abs().max() <= 0.1 * math.sqrt(3 / 64)
 
 
-def sampled(fraction, **options):
+def sampled(sample_rate, **options):
     torch.manual_seed(0)
-    return InstanceClassifier(8, torch.arange(40), fraction=fraction, **options).double()
+    return InstanceClassifier(8, torch.arange(40), sample_rate=sample_rate, **options).double()
 
 
 BATCH = torch.arange(4), torch.tensor([0, 0, 1, 2, -1, 39])

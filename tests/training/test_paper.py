@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from dualpath.data.captions import EpochPlan, tabulate_captions
+from dualpath.data.images import open_image
 from dualpath.data.manifest import read_manifest
-from dualpath.data.pairs import EpochPlan, tabulate_captions
-from dualpath.data.pictures import open_picture
 from dualpath.data.tokenizer import Tokenizer, count_words
-from dualpath.data.views import WHOLE, render
+from dualpath.data.transforms import WHOLE, render
+from dualpath.errors import ClusterError, RecipeError
 from dualpath.losses.instance import InstanceClassifier, instance_loss
 from dualpath.losses.ranking import mined_ranking_loss
-from dualpath.models.dual_path import build_network
-from dualpath.models.image_cnn import create_backbone
-from dualpath.models.text_cnn import TextCNN
-from dualpath.recipe import Recipe
-from dualpath.recipe_file import RecipeError, read_recipe
-from dualpath.training.clusters import ClusterError, cluster_instances
+from dualpath.models.dual_encoder import build_network
+from dualpath.models.image_encoder import create_backbone
+from dualpath.models.text.cnn import TextCNN
+from dualpath.recipes.loading import read_recipe
+from dualpath.recipes.schema import Recipe
+from dualpath.training.clustering import cluster_instances
 from dualpath.training.dry_run import dry_run
 from dualpath.training.feature_cache import cached_features
 from dualpath.training.mining import mine_captions
@@ -64,7 +65,7 @@ def test_three_steps_of_every_recipe_at_a_reduced_size(
         reduced["test_size"] = 40
     tree["image_encoder"] |= reduced
     for stage in tree["stages"]:
-        stage |= {"epochs": 1, "batch_size": 28, "validate_every": 1}  # 80 pictures, 3 steps
+        stage |= {"epochs": 1, "batch_size": 28, "validate_every": 1}  # 80 images, 3 steps
         stage["schedule"]["milestones"] = []
         stage["distillation"] = (
             None  # its teacher is the user's; tests/training/test_sentence_encoder
@@ -95,7 +96,7 @@ def test_the_values_of_the_paper(name):
         assert rates["classifier"] == pytest.approx(1e-3)
         assert rates["text_trunk"] == rates["image_head"] == pytest.approx(1e-2)
         assert rates["word_embedding"] == pytest.approx(1e-4)
-        assert stage.captions_of == ("instance" if person else "picture")
+        assert stage.captions_of == ("instance" if person else "image")
     assert (first.backbone, first.ranking) == ("frozen", None)
     assert (second.ranking.weight, second.ranking.margin) == (1, 1)
     assert second.ranking.negatives == ("random" if person else "mined")
@@ -114,7 +115,7 @@ def test_a_dry_run_counts_the_published_sizes():
 
 
 def test_the_dry_run_of_the_command_needs_no_data(small_recipe_file):
-    sizes = [f"--set=expected.{key}=9" for key in ("words", "pictures", "instances")]
+    sizes = [f"--set=expected.{key}=9" for key in ("words", "images", "instances")]
     done = run_cli("train", small_recipe_file, "--dry-run", *sizes)
     assert done.returncode == 0, done.stderr
     assert "image_backbone" in done.stdout
@@ -142,7 +143,7 @@ def test_vggs_feature_is_before_its_last_relu():
         assert backbone.eval()(torch.randn(1, 3, 224, 224)).min() < 0
 
 
-def test_sliding_over_a_picture_of_the_input_size_is_the_plain_forward():
+def test_sliding_over_a_image_of_the_input_size_is_the_plain_forward():
     changes = {"backbone": "test_resnet", "pretrained": False, "input_size": 64, "test_size": 64}
     network = build_network(small_recipe(image_encoder=changes), 5).eval()
     pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -176,7 +177,7 @@ def test_separate_classifiers_and_classes_of_clusters():
     assert classifier.weight.shape == (2, 4)
 
 
-def test_clusters_join_pictures_that_are_alike():
+def test_clusters_join_images_that_are_alike():
     features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1], [1, 0.05]], np.float32)
     labels = cluster_instances(features, np.array([0, 1, 2, 3, 0]), 2, seed=0)
     assert labels[0] == labels[1] != labels[2] == labels[3]
@@ -200,12 +201,12 @@ def test_mined_captions_are_the_hardest_of_other_instances(shapes, tmp_path):
     tokenizer = Tokenizer(words, "modern", recipe.text_encoder.max_words)
     table = tabulate_captions(items, tokenizer, tmp_path)
     torch.manual_seed(0)
-    network = build_network(recipe, tokenizer.rows).train()
-    plan = next(iter(EpochPlan(table, batch_size=8, captions_per_picture=1, seed=(0, 0, 0))))
-    from dualpath.data.pairs import Batch
+    network = build_network(recipe, tokenizer.num_embeddings).train()
+    plan = next(iter(EpochPlan(table, batch_size=8, captions_per_image=1, seed=(0, 0, 0))))
+    from dualpath.data.captions import Batch
 
     pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-    ids = torch.from_numpy(table.instance_ids[plan.pictures])
+    ids = torch.from_numpy(table.instance_ids[plan.images])
     tokens = torch.from_numpy(table.tokens_of(plan.captions))
     batch = Batch(pixels, tokens, torch.from_numpy(plan.owners), ids)
     everything = len(table.token_ids)
@@ -231,26 +232,26 @@ def test_mined_ranking_loss_by_hand():
     images, texts = torch.eye(2), torch.eye(2)
     mined = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     loss = mined_ranking_loss(images, texts, mined, torch.arange(2), torch.arange(2), margin=0.5)
-    # Captions: 0.5 - 1 + 0.7071 and 0; pictures: the only other one has the cosine 0.
+    # Captions: 0.5 - 1 + 0.7071 and 0; images: the only other one has the cosine 0.
     assert loss.item() == pytest.approx((0.5 - 1 + 0.5**0.5) / 2)
 
 
-def test_captions_of_an_instance_meet_each_of_its_pictures(tmp_path):
-    from dualpath.data.items import Item, Items
+def test_captions_of_an_instance_meet_each_of_its_images(tmp_path):
+    from dualpath.data.table import ImageTable, Item
 
     items = [
         Item(f"{n}.png", Path(f"{n}.png"), (f"word{n}",), instance, "train", n)
         for n, instance in enumerate(["a", "b", "a"])
     ]
     tokenizer = Tokenizer(["word0", "word1", "word2"], "modern", 4)
-    table = tabulate_captions(Items.of(items), tokenizer, tmp_path)
+    table = tabulate_captions(ImageTable.of(items), tokenizer, tmp_path)
     met = set()
     for epoch in range(30):
         plan = EpochPlan(
-            table, batch_size=3, captions_per_picture=1, seed=(0, 0, epoch), of_instance=True
+            table, batch_size=3, captions_per_image=1, seed=(0, 0, epoch), of_instance=True
         )
         for batch in plan:
-            met |= set(zip(batch.pictures.tolist(), batch.captions.tolist(), strict=True))
+            met |= set(zip(batch.images.tolist(), batch.captions.tolist(), strict=True))
     assert met == {(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)}
 
 
@@ -262,7 +263,7 @@ def test_kept_features_of_another_grid_are_not_mixed_up(shapes, cache):
         items = read_manifest(shapes).split("val").items
         hashes = np.array([f"{number:032x}" for number in range(len(items))], "S32")
         kept = cached_features(encoder, items.paths, hashes, [WHOLE], 64, cache)
-        pixels = render(open_picture(items[0].path), WHOLE, 64)[None]
+        pixels = render(open_image(items[0].path), WHOLE, 64)[None]
         with torch.no_grad():
             live = encoder.backbone_features(pixels)[0].numpy()
         np.testing.assert_allclose(kept.features[0][kept.rows[0][0]], live, atol=1e-5)

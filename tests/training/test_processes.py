@@ -16,11 +16,11 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.tensor.parallel import loss_parallel
 
+from dualpath.distributed.collectives import all_gather_rows, as_dtensor, share, world_size
 from dualpath.losses.instance import InstanceClassifier, instance_loss
 from dualpath.losses.ranking import contrastive_loss
 from dualpath.models.layers import head
-from dualpath.models.text_residual import ResidualTextCNN
-from dualpath.processes import gather_shares, of_all, processes, share
+from dualpath.models.text.residual_cnn import ResidualTextCNN
 from dualpath.training.checkpoints import load_checkpoint, load_rows
 from tests.conftest import SMALL, run_cli
 from tests.models.sentence_encoder import write_sentence_encoder
@@ -44,8 +44,8 @@ RECIPE = {
 
 
 def whole(own, total):
-    rows = of_all(own.to_dense(), total)
-    return rows.full_tensor() if processes() > 1 else rows
+    rows = as_dtensor(own.to_dense(), total)
+    return rows.full_tensor() if world_size() > 1 else rows
 
 
 def one_step(options):
@@ -56,17 +56,17 @@ def one_step(options):
     classifier = InstanceClassifier(16, torch.arange(11), **options).double()
     lengths = torch.randint(1, 9, (14,))
     token_ids = torch.randint(1, 50, (14, 8)) * (torch.arange(8) < lengths[:, None])
-    pictures, owners, ids = torch.randn(7, 20).double(), torch.arange(7).repeat(2), torch.arange(7)
-    image_features = gather_shares(both[0](pictures[share(7)]), 7)
-    text_features = gather_shares(both[1](token_ids[share(14)]), 14)
+    images, owners, ids = torch.randn(7, 20).double(), torch.arange(7).repeat(2), torch.arange(7)
+    image_features = all_gather_rows(both[0](images[share(7)]), 7)
+    text_features = all_gather_rows(both[1](token_ids[share(14)]), 14)
     contrast = contrastive_loss(image_features, text_features, owners, ids, temperature=0.05)
     with loss_parallel():
         losses = classifier(image_features, text_features, ids, ids[owners], scale=8.0)
         (sum(losses) + contrast).backward()
     for parameter in both.parameters():  # what DistributedDataParallel does
-        if processes() > 1:
+        if world_size() > 1:
             dist.all_reduce(parameter.grad)
-            parameter.grad /= processes()
+            parameter.grad /= world_size()
     found = {name: parameter.grad for name, parameter in both.named_parameters()}
     found |= dict(both.named_buffers())
     found |= {f"loss {i}": loss.detach() for i, loss in enumerate((*losses, contrast))}

@@ -13,10 +13,11 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dualpath.recipe import Recipe
-from dualpath.training.checkpoints import CheckpointError, load_checkpoint
-from dualpath.training.progress import Display
+from dualpath.errors import CheckpointError
+from dualpath.recipes.schema import Recipe
+from dualpath.training.checkpoints import load_checkpoint
 from dualpath.training.train import train
+from dualpath.utils.progress import Display
 from tests.conftest import SMALL, quiet, run_cli
 
 # A checkpoint after every step, so that a kill falls between two at any place; and a last stage
@@ -99,7 +100,7 @@ def test_a_polite_kill_before_the_first_step_is_an_interruption_too(tmp_path, sh
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
     process = start(recipe, shapes, tmp_path / "out", cache)
-    assert "pictures to train on" in process.stderr.readline()
+    assert "images to train on" in process.stderr.readline()
     process.terminate()
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130

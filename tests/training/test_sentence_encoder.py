@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import dualpath
+from dualpath.errors import TeacherError, TextEncoderError
 from dualpath.losses.distillation import distillation_loss
-from dualpath.models.text_transformer import SentenceEncoderError, TextTransformer
-from dualpath.recipe import Recipe
-from dualpath.training.distillation import TeacherError, read_captions
+from dualpath.models.text.transformer import TransformerTextEncoder
+from dualpath.recipes.schema import Recipe
+from dualpath.training.teacher import read_captions
 from dualpath.training.train import train
 from tests.conftest import STAGE, quiet, run_cli, small_recipe
 from tests.models.sentence_encoder import write_sentence_encoder
@@ -76,13 +77,13 @@ def test_kept_sentences_are_what_the_encoder_gives_and_are_computed_once(
     encoder, shapes, tmp_path, monkeypatch
 ):
     seen = []
-    forward = TextTransformer.backbone_features
+    forward = TransformerTextEncoder.backbone_features
 
     def counted(self, token_ids):
         seen.append(len(token_ids))
         return forward(self, token_ids)
 
-    monkeypatch.setattr(TextTransformer, "backbone_features", counted)
+    monkeypatch.setattr(TransformerTextEncoder, "backbone_features", counted)
     cache = tmp_path / "cache"
     recipe = recipe_of(encoder, HEADS)
     model = train(recipe, shapes, tmp_path / "first", cache=cache, display=quiet())
@@ -98,8 +99,8 @@ def test_the_head_reads_the_states_it_is_told_to(encoder):
     from transformers import AutoModel
 
     backbone = AutoModel.from_pretrained(encoder)
-    last = TextTransformer(backbone, 8, hidden=8).eval()
-    both = TextTransformer(backbone, 8, hidden=8, states=(0, -1)).eval()
+    last = TransformerTextEncoder(backbone, 8, hidden=8).eval()
+    both = TransformerTextEncoder(backbone, 8, hidden=8, feature_layers=(0, -1)).eval()
     token_ids = torch.tensor([[3, 6, 7, 4], [3, 8, 4, 0]])
     with torch.no_grad():
         features = both.backbone_features(token_ids)
@@ -107,8 +108,8 @@ def test_the_head_reads_the_states_it_is_told_to(encoder):
         torch.testing.assert_close(features[:, 16:], last.backbone_features(token_ids))
     torch.testing.assert_close(features[1:, :16], torch.nn.functional.normalize(embedded))
     assert both(token_ids).shape == (2, 8)
-    with pytest.raises(SentenceEncoderError, match=r"2 is no layer .* which has 1"):
-        TextTransformer(backbone, 8, hidden=8, states=(2,))
+    with pytest.raises(TextEncoderError, match=r"2 is no layer .* which has 1"):
+        TransformerTextEncoder(backbone, 8, hidden=8, feature_layers=(2,))
 
 
 def test_both_paths_train_with_further_states(encoder, shapes, cache, tmp_path):

@@ -1,1 +1,1 @@
-"""Manifests, pictures, captions and the batches made of them."""
+"""Manifests, images, captions, tokenizers and caches. Nothing here imports torch."""

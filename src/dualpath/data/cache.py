@@ -1,12 +1,12 @@
-"""Where computed things are kept between runs."""
+"""The folder in which computed data is cached between runs."""
 
 import os
 from pathlib import Path
 
 
 def default_cache_folder() -> Path:
-    """Return ``$DUALPATH_CACHE``, or ``dualpath`` in the user's cache folder."""
-    chosen = os.environ.get("DUALPATH_CACHE")
-    if chosen:
-        return Path(chosen)
+    """Return ``$DUALPATH_CACHE``, or ``dualpath`` in the cache folder of the user."""
+    folder = os.environ.get("DUALPATH_CACHE")
+    if folder:
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualpath"

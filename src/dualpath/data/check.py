@@ -1,24 +1,33 @@
-"""What a look at a whole folder of captioned pictures finds, before training meets it."""
+"""Checking a whole folder of captioned images before it is used for training."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.items import Item, Items
 from dualpath.data.manifest import read_manifest
-from dualpath.data.pictures import survey_pictures
+from dualpath.data.record import ImageRecord
+from dualpath.data.scan import scan_images
+from dualpath.data.table import ImageTable
 from dualpath.data.vector_store import Hashes
+from dualpath.types import Progress, no_progress
+from dualpath.utils.text import first_n_and_more
 
-_SHOWN = 10
+_SHOWN_GROUPS = 10
+_SHOWN_IMAGES = 3
 
 
 @dataclass(frozen=True)
-class Report:
-    """Counts, what may be unwanted, and what training would stop at; each a line."""
+class CheckReport:
+    """The result of a check, as lines for people.
+
+    Attributes:
+        counts: of images, captions and instances.
+        warnings: what may be unintended, such as the same image in two splits.
+        errors: images that cannot be decoded, at which training would stop.
+    """
 
     counts: list[str]
     warnings: list[str]
@@ -26,52 +35,54 @@ class Report:
 
 
 def check_folder(
-    folder: Path, cache: Path | None = None, advance: Callable[[int], None] = lambda _: None
-) -> Report:
-    """Check the manifest of a folder and decode every picture.
+    folder: Path, cache: Path | None = None, progress: Progress = no_progress
+) -> CheckReport:
+    """Check the manifest of a folder and decode every image.
+
+    Args:
+        cache: folder for the cached results (default: the cache folder of the user).
+        progress: called with the number of images checked since the last call.
 
     Raises:
-        ManifestError: the manifest itself is bad; the message lists the rows.
+        ManifestError: the manifest is invalid; the message lists the rows.
     """
     cache = cache or default_cache_folder()
     manifest = read_manifest(folder, cache=cache)
-    items = manifest.items
-    survey = survey_pictures(items.paths, cache, advance)
+    images = manifest.images
+    scan = scan_images(images.paths, cache, progress)
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     counts = [
-        f"{len(items):,} pictures ({splits})",
-        f"{items.caption_counts.sum():,} captions",
-        f"{items.instance_numbers.max() + 1:,} instances",
+        f"{len(images):,} images ({splits})",
+        f"{images.caption_counts.sum():,} captions",
+        f"{images.instance_ids.max() + 1:,} instances",
     ]
     warnings = []
-    if items.empty_captions:
-        warnings.append(f"{items.empty_captions:,} empty captions are ignored")
-    bare = list(items.where(items.caption_counts == 0).column("file_name"))
-    if bare:
-        warnings.append(f"{len(bare):,} pictures have no caption: {_listed(bare)}")
-    warnings += _duplicates(items, survey.hashes)
-    return Report(counts, warnings, list(survey.broken.values()))
+    if images.empty_captions:
+        warnings.append(f"{images.empty_captions:,} empty captions are ignored")
+    uncaptioned = list(images.filter(images.caption_counts == 0).column("file_name"))
+    if uncaptioned:
+        listed = first_n_and_more(uncaptioned, _SHOWN_IMAGES)
+        warnings.append(f"{len(uncaptioned):,} images have no caption: {listed}")
+    warnings += _duplicates(images, scan.hashes)
+    return CheckReport(counts, warnings, list(scan.broken.values()))
 
 
-def _duplicates(items: Items, hashes: Hashes) -> list[str]:
-    """Tell pictures of the same content in different splits, and how many repeat within one."""
+def _duplicates(images: ImageTable, hashes: Hashes) -> list[str]:
+    """Return warnings about files of equal content in different splits and within one split."""
     _, number, count = np.unique(hashes, return_inverse=True, return_counts=True)
-    same: dict[int, list[Item]] = defaultdict(list)
-    for place in np.flatnonzero((count[number] > 1) & (hashes != b"")):
-        same[int(number[place])].append(items[int(place)])
-    repeated = list(same.values())
-    across = [group for group in repeated if len({item.split for item in group}) > 1]
+    equal: dict[int, list[ImageRecord]] = defaultdict(list)
+    for index in np.flatnonzero((count[number] > 1) & (hashes != b"")):
+        equal[int(number[index])].append(images[int(index)])
+    repeated = list(equal.values())
+    across = [group for group in repeated if len({image.split for image in group}) > 1]
     lines = [
-        "the same picture in two splits: "
-        + ", ".join(f"{item.file_name} ({item.split})" for item in group)
-        for group in across[:_SHOWN]
+        "the same image in two splits: "
+        + ", ".join(f"{image.file_name} ({image.split})" for image in group)
+        for group in across[:_SHOWN_GROUPS]
     ]
-    if len(across) > _SHOWN:
-        lines.append(f"... and {len(across) - _SHOWN} more such groups")
+    if len(across) > _SHOWN_GROUPS:
+        lines.append(f"... and {len(across) - _SHOWN_GROUPS:,} more such groups")
     if len(repeated) > len(across):
-        lines.append(f"{len(repeated) - len(across):,} pictures come more than once in one split")
+        count_within = len(repeated) - len(across)
+        lines.append(f"{count_within:,} images occur more than once in one split")
     return lines
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

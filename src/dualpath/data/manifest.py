@@ -1,17 +1,19 @@
-"""The manifest: which pictures there are, what is said of them, and which split they belong to.
+"""Reading and writing manifests, which list the images of a folder with captions and splits.
 
-A folder with ``metadata.jsonl`` (or ``.csv``, ``.parquet``), one row a picture, in the Hugging
-Face ImageFolder convention::
+A manifest is a file ``metadata.jsonl`` (or ``.csv``, ``.parquet``) in the Hugging Face ImageFolder
+convention, with one row per image::
 
     {"file_name": "images/x.jpg", "captions": ["...", "..."], "split": "train", "year": 2020}
 
-``captions`` is a list of sentences; one sentence may stand under ``text`` instead. Rows with the
-same ``file_name`` are one picture, so a spreadsheet with a caption a row is read as it is.
-``instance`` (default: the picture itself) names what the row shows: pictures and captions of one
-instance are one class and all count as right answers. Other keys are kept as metadata. A folder
-without such a file may hold WebDataset shards instead (:mod:`dualpath.data.tars`).
+* ``captions`` is a list of sentences. A single sentence may be given as ``text`` instead.
+* Rows with the same ``file_name`` are joined, so a spreadsheet may have one row per caption.
+* ``instance`` names the class of the image and its captions (default: the image itself). All images
+  and captions of an instance are relevant to each other.
+* Other columns are metadata.
 
-What was read is kept as an Arrow file in the cache folder until the manifest changes.
+A folder without such a file may hold WebDataset shards instead (:mod:`dualpath.data.webdataset`).
+
+The rows are cached as an Arrow file in the cache folder until the manifest changes.
 """
 
 import hashlib
@@ -26,92 +28,106 @@ from typing import Any
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.items import Item, Items, writing_items
-from dualpath.data.manifest_rows import ManifestError as ManifestError
-from dualpath.data.manifest_rows import merged, read_items
-from dualpath.data.tars import PICTURE_SUFFIXES, find_shards
-from dualpath.recipe import SplitRecipe
+from dualpath.data.manifest_rows import merge_records, read_records
+from dualpath.data.record import ImageRecord, record_writer
+from dualpath.data.table import ImageTable
+from dualpath.data.webdataset import IMAGE_SUFFIXES, find_shards
+from dualpath.errors import ManifestError
+from dualpath.recipes.schema import SplitRecipe
+from dualpath.utils.files import atomic_path
+from dualpath.utils.text import first_n_lines
 
 MANIFEST_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SHOWN_PROBLEMS = 10
-_LAYOUT = "2"  # of the kept Arrow files
+_CACHE_VERSION = "3"  # of the layout of the Arrow files
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The items of a folder, in the order of the file."""
+    """The images of a folder, in the order of the file.
+
+    Attributes:
+        folder: where the manifest is.
+        images: with captions, split, instance and metadata.
+    """
 
     folder: Path
-    items: Items
+    images: ImageTable
 
     def split(self, name: str) -> "Manifest":
-        """Return the items of one split (``"all"``: every item)."""
-        return self if name == "all" else replace(self, items=self.items.of_split(name))
+        """Return the manifest of one split; ``"all"`` returns all images."""
+        return self if name == "all" else replace(self, images=self.images.select_split(name))
 
     @property
     def splits(self) -> dict[str, int]:
-        """Number of pictures of each split, in order of appearance."""
-        return self.items.splits
+        """Number of images of each split, in order of appearance."""
+        return self.images.splits
 
 
 def read_manifest(
     folder: Path, split: SplitRecipe | None = None, seed: int = 0, cache: Path | None = None
 ) -> Manifest:
-    """Read, check and complete the manifest of ``folder``, or the shards it holds.
+    """Read and check the manifest or the shards of a folder, and draw missing splits.
 
-    Instances without a split get one by a hash of their name and ``seed``, in the shares of
-    ``split``, so the draw does not change when rows are added or moved.
+    The split of an instance without one is drawn by a hash of its name and ``seed``, so it does
+    not change when rows are added or reordered.
 
     Args:
-        cache: folder in which what was read is kept (default: the user's).
+        split: shares of the drawn splits (default: 80, 10 and 10 percent).
+        seed: of the draw.
+        cache: folder for the cached rows (default: the cache folder of the user).
 
     Raises:
-        ManifestError: there is no manifest, rows are bad (all are named, up to ten), a picture's
-            rows disagree, or one instance is in two splits.
+        ManifestError: there is no manifest, rows are invalid (the message lists ten of them), rows
+            of one image disagree, or one instance is in two splits.
     """
-    kept = (cache or default_cache_folder()) / "manifests"
+    cached = (cache or default_cache_folder()) / "manifests"
     sources = [_manifest_file(folder)] if _has_manifest(folder) else find_shards(folder)
     if not sources:
         raise ManifestError(
             f"{folder}: no manifest; write one of {', '.join(MANIFEST_NAMES)} with the columns "
             "file_name and captions (or text)"
         )
-    place = hashlib.blake2b(str(folder.resolve()).encode("utf-8", "surrogateescape"), digest_size=8)
-    file = kept / f"{place.hexdigest()}-{_digest(sources)}.arrow"
+    name = hashlib.blake2b(str(folder.resolve()).encode("utf-8", "surrogateescape"), digest_size=8)
+    file = cached / f"{name.hexdigest()}-{_digest(sources)}.arrow"
     if not file.exists():
-        _keep(sources, folder, file)
-        for outdated in set(kept.glob(f"{place.hexdigest()}-*.arrow")) - {file}:
-            with suppress(OSError):  # another process may read it still
+        _cache_records(sources, folder, file)
+        for outdated in set(cached.glob(f"{name.hexdigest()}-*.arrow")) - {file}:
+            with suppress(OSError):  # on Windows another process may still have it open
                 outdated.unlink()
-    items = _with_all_splits(Items.mapped(file, folder), split or SplitRecipe(), seed)
-    _raise_problems(_leaks(items, sources[0]))
-    if not items:
-        raise ManifestError(f"{sources[0]}: holds no pictures; write one row a picture")
-    return Manifest(folder, items)
+    images = _draw_missing_splits(ImageTable.from_file(file, folder), split or SplitRecipe(), seed)
+    _raise_problems(_instances_in_two_splits(images, sources[0]))
+    if not images:
+        raise ManifestError(f"{sources[0]}: holds no images; write one row per image")
+    return Manifest(folder, images)
 
 
-def read_pictures(folder: Path) -> Manifest:
-    """Read a folder of pictures: its manifest, its shards, or every picture file below it."""
+def read_image_folder(folder: Path) -> Manifest:
+    """Read a folder of images: its manifest, its shards, or all image files at any depth.
+
+    Raises:
+        ManifestError: the folder does not exist, holds no image, or its manifest is invalid.
+    """
     if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder")
+        raise ManifestError(f"{folder}: the folder does not exist")
     if _has_manifest(folder) or find_shards(folder):
         return read_manifest(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise ManifestError(f"{folder}: holds neither a manifest nor a picture")
+        raise ManifestError(f"{folder}: holds neither a manifest nor an image")
     names = (str(path.relative_to(folder)) for path in paths)
-    items = (Item(name, folder / name, (), instance=name, split=None, row=0) for name in names)
-    return Manifest(folder, Items.of(items, folder))
+    records = (
+        ImageRecord(name, folder / name, (), instance=name, split=None, row=0) for name in names
+    )
+    return Manifest(folder, ImageTable.from_records(records, folder))
 
 
 def write_manifest(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write rows as ``metadata.jsonl``, whole or not at all, and return its path."""
     path = folder / MANIFEST_NAMES[0]
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(path)
     return path
 
 
@@ -127,8 +143,8 @@ def _manifest_file(folder: Path) -> Path:
 
 
 def _digest(sources: list[Path]) -> str:
-    """What tells whether sources changed: the bytes of a manifest, size and time of a shard."""
-    digest = hashlib.blake2b(_LAYOUT.encode(), digest_size=8)
+    """Return a digest that changes with the bytes of a manifest, or size and time of a shard."""
+    digest = hashlib.blake2b(_CACHE_VERSION.encode(), digest_size=8)
     for source in sources:
         if source.suffix == ".tar":
             state = source.stat()
@@ -139,28 +155,28 @@ def _digest(sources: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _keep(sources: list[Path], folder: Path, file: Path) -> None:
-    """Write the items of a manifest or of shards to an Arrow file, whole or not at all."""
+def _cache_records(sources: list[Path], folder: Path, file: Path) -> None:
+    """Write the records of a manifest or of shards to an Arrow file, whole or not at all."""
     problems: list[str] = []
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-        read, joined = Path(scratch) / "read.arrow", Path(scratch) / "joined.arrow"
-        names = bytearray()
-        with writing_items(read) as write:
-            for item in read_items(sources, folder, problems):
-                names += _name_hash(item.file_name)
-                write(item)
-        hashes = np.frombuffer(names, np.uint64)
+        rows_file, joined_file = Path(scratch) / "rows.arrow", Path(scratch) / "joined.arrow"
+        name_hashes = bytearray()
+        with record_writer(rows_file) as write:
+            for record in read_records(sources, folder, problems):
+                name_hashes += _name_hash(record.file_name)
+                write(record)
+        hashes = np.frombuffer(name_hashes, np.uint64)
         _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
         if len(first) < len(hashes):
-            rows = Items.mapped(read, folder)
-            same_together = rows.in_order(np.argsort(first[number], kind="stable"))
-            with writing_items(joined) as write:
-                for item in _merge(same_together, sources, problems):
-                    write(item)
-            joined.replace(read)
+            rows = ImageTable.from_file(rows_file, folder)
+            grouped = rows.take(np.argsort(first[number], kind="stable"))
+            with record_writer(joined_file) as write:
+                for record in _join_rows(grouped, sources[0], problems):
+                    write(record)
+            joined_file.replace(rows_file)
         _raise_problems(problems)
-        read.replace(file)
+        rows_file.replace(file)
 
 
 def _name_hash(name: str) -> bytes:
@@ -169,62 +185,59 @@ def _name_hash(name: str) -> bytes:
 
 def _raise_problems(problems: list[str]) -> None:
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
-        listed = problems[:_SHOWN_PROBLEMS] + ([f"... and {more} more"] if more > 0 else [])
-        raise ManifestError("\n".join(listed))
+        raise ManifestError(first_n_lines(problems, _SHOWN_PROBLEMS))
 
 
-def _merge(items: Items, sources: list[Path], problems: list[str]) -> Iterator[Item]:
-    """Yield one item for all rows of a picture, which follow each other."""
-    picture: Item | None = None
-    for item in items:
-        if picture is None or item.file_name != picture.file_name:
-            if picture is not None:
-                yield picture
-            picture = item
+def _join_rows(rows: ImageTable, source: Path, problems: list[str]) -> Iterator[ImageRecord]:
+    """Yield one record for all rows of an image, which are consecutive."""
+    image: ImageRecord | None = None
+    for row in rows:
+        if image is None or row.file_name != image.file_name:
+            if image is not None:
+                yield image
+            image = row
             continue
         try:
-            picture = merged(picture, item)
+            image = merge_records(image, row)
         except ValueError as error:
-            problems.append(f"{sources[0]}:{item.row}: {error}")
-    if picture is not None:
-        yield picture
+            problems.append(f"{source}:{row.row}: {error}")
+    if image is not None:
+        yield image
 
 
-def _with_all_splits(items: Items, split: SplitRecipe, seed: int) -> Items:
-    """Draw a split for the instances that have none."""
-    names, codes = items.split_codes
+def _draw_missing_splits(images: ImageTable, split: SplitRecipe, seed: int) -> ImageTable:
+    names, codes = images.split_codes
     if (codes >= 0).all():
-        return items
-    instances = items.instance_numbers
+        return images
+    instances = images.instance_ids
     known = np.full(instances.max() + 1, -1, np.int16)
-    given = np.flatnonzero(codes >= 0)[::-1]  # of several splits of an instance, the first counts
-    known[instances[given]] = codes[given]
+    with_split = np.flatnonzero(codes >= 0)[::-1]  # reversed: the first split of an instance counts
+    known[instances[with_split]] = codes[with_split]
     codes = np.where(codes < 0, known[instances], codes)
     names += [name for name in ("train", "val", "test") if name not in names]
-    for place, instance in enumerate(items.column("instance")):
-        if codes[place] < 0:
-            codes[place] = names.index(_draw(instance, split, seed))
-    return items.with_splits(names, codes)
+    for index, instance in enumerate(images.column("instance")):
+        if codes[index] < 0:
+            codes[index] = names.index(_draw_split(instance, split, seed))
+    return images.with_splits(names, codes)
 
 
-def _draw(instance: str, split: SplitRecipe, seed: int) -> str:
+def _draw_split(instance: str, split: SplitRecipe, seed: int) -> str:
     digest = hashlib.blake2b(f"{seed}:{instance}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    if share < split.train:
+    number = int.from_bytes(digest, "big") / 2**64  # uniform in [0, 1)
+    if number < split.train:
         return "train"
-    return "val" if share < split.train + split.val else "test"
+    return "val" if number < split.train + split.val else "test"
 
 
-def _leaks(items: Items, path: Path) -> list[str]:
-    _, codes = items.split_codes
-    instances = items.instance_numbers
+def _instances_in_two_splits(images: ImageTable, source: Path) -> list[str]:
+    _, codes = images.split_codes
+    instances = images.instance_ids
     _, first = np.unique(instances, return_index=True)
     problems = []
-    for place in np.flatnonzero(codes != codes[first][instances]):
-        item, earlier = items[int(place)], items[int(first[instances[place]])]
+    for index in np.flatnonzero(codes != codes[first][instances]):
+        image, earlier = images[int(index)], images[int(first[instances[index]])]
         problems.append(
-            f"{path}:{item.row}: instance '{item.instance}' is in split {item.split} here and "
+            f"{source}:{image.row}: instance '{image.instance}' is in split {image.split} here and "
             f"in {earlier.split} on line {earlier.row}; an instance belongs to one split"
         )
     return problems

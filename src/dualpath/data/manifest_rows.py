@@ -1,4 +1,4 @@
-"""The rows of a manifest file or of shards, one after the other, each checked by itself."""
+"""Reading the rows of a manifest file or of shards, and checking each of them."""
 
 import csv
 import json
@@ -11,27 +11,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dualpath.data.items import Item
-from dualpath.data.tars import ShardError, shard_rows
+from dualpath.data.record import ImageRecord
+from dualpath.data.webdataset import shard_rows
+from dualpath.errors import ManifestError, ShardError
+from dualpath.utils.text import error_reason
 
 _SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
-_KNOWN_KEYS = ("file_name", "captions", "text", "split", "instance")
+_TEXT_COLUMNS = ("file_name", "captions", "text", "split", "instance")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?")  # not 007, which is a code
 
 
-class ManifestError(ValueError):
-    """A manifest or a picture that cannot be used; the message names file and line."""
+def read_records(sources: list[Path], folder: Path, problems: list[str]) -> Iterator[ImageRecord]:
+    """Yield a record for each valid row, and append a message to ``problems`` for each other row.
 
-
-def read_items(sources: list[Path], folder: Path, problems: list[str]) -> Iterator[Item]:
-    """Yield the rows as they stand; what is wrong with the others is added to ``problems``.
+    Args:
+        sources: one manifest file, or shards.
+        folder: parent of the file names.
 
     Raises:
-        ManifestError: a file cannot be read at all.
+        ManifestError: a file cannot be read.
     """
     for number, row in _rows(sources, folder, problems):
         try:
-            yield _item(row, number, folder)
+            yield _to_record(row, number, folder)
         except ValueError as error:
             problems.append(f"{sources[0]}:{number}: {error}")
 
@@ -39,7 +41,7 @@ def read_items(sources: list[Path], folder: Path, problems: list[str]) -> Iterat
 def _rows(
     sources: list[Path], folder: Path, problems: list[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, row) of a manifest or of shards; unreadable rows become problems."""
+    """Yield (line, row) of a manifest or of shards."""
     path = sources[0]
     try:
         if path.suffix == ".tar":
@@ -55,11 +57,11 @@ def _rows(
     except ShardError as error:
         raise ManifestError(str(error)) from error
     except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{path}: cannot be read: {error}") from error
+        raise ManifestError(f"{path}: cannot be read ({error_reason(error)})") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read a CSV file; metadata columns that hold nothing but numbers are numbers."""
+    """Yield (line, row) of a CSV file; a metadata column of numbers alone becomes numeric."""
 
     def lines() -> Iterator[tuple[int, dict[str, str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -67,11 +69,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 yield reader.line_num, {k: v for k, v in row.items() if k and v}
 
-    is_text = set(_KNOWN_KEYS)
+    text_columns = set(_TEXT_COLUMNS)
     for _, row in lines():
-        is_text |= {key for key, cell in row.items() if not _NUMBER.fullmatch(str(cell))}
+        text_columns |= {key for key, cell in row.items() if not _NUMBER.fullmatch(str(cell))}
     for line, row in lines():
-        yield line, {k: v if k in is_text else json.loads(v) for k, v in row.items()}
+        yield line, {k: v if k in text_columns else json.loads(v) for k, v in row.items()}
 
 
 def _json_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -87,33 +89,35 @@ def _json_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str,
             if isinstance(row, dict):
                 yield number, row
             else:
-                problems.append(f"{path}:{number}: a row is a JSON object")
+                problems.append(f"{path}:{number}: a row must be a JSON object")
 
 
-def _item(row: dict[str, Any], number: int, folder: Path) -> Item:
+def _to_record(row: dict[str, Any], number: int, folder: Path) -> ImageRecord:
+    """Return the record of a row; raise ``ValueError`` if the row is invalid."""
     file_name = row.pop("file_name", None)
     if not isinstance(file_name, str) or not file_name:
         raise ValueError("column 'file_name' is missing or empty")
     captions = _captions(row.pop("captions", None), row.pop("text", None))
-    kept = tuple(caption.strip() for caption in captions if caption.strip())
+    stripped = tuple(caption.strip() for caption in captions if caption.strip())
     instance = row.pop("instance", None)
     split = row.pop("split", None)
     if split is not None and not isinstance(split, str):
-        raise ValueError(f"'split' is a name such as train, val or test, not {split!r}")
-    _check_unicode(file_name, str(instance), split or "", *kept)
-    return Item(
+        raise ValueError(f"'split' must be a name such as train, val or test, not {split!r}")
+    _check_unicode(file_name, str(instance), split or "", *stripped)
+    return ImageRecord(
         file_name=file_name,
         path=folder / file_name,
-        captions=kept,
+        captions=stripped,
         instance=file_name if instance is None else str(instance),
         split=_SPLIT_NAMES.get(split, split) if split else None,
         row=number,
         metadata=row,
-        empty=len(captions) - len(kept),
+        empty_captions=len(captions) - len(stripped),
     )
 
 
 def _captions(captions: Any, text: Any) -> list[str]:
+    """Return the sentences of the columns ``captions`` and ``text``, of which a row has one."""
     if captions is None and text is None:
         raise ValueError("column 'captions' (a list of sentences) or 'text' (one) is missing")
     if captions is not None and text is not None:
@@ -126,7 +130,7 @@ def _captions(captions: Any, text: Any) -> list[str]:
     sentences = text if captions is None else captions
     sentences = [sentences] if isinstance(sentences, str) else sentences
     if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
-        raise ValueError("'captions' is a list of sentences, 'text' one sentence")
+        raise ValueError("'captions' must be a list of sentences, 'text' one sentence")
     return sentences
 
 
@@ -135,14 +139,20 @@ def _check_unicode(*texts: str) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"{text!r} is no valid Unicode (half of a surrogate pair)") from error
+            raise ValueError(f"{text!r} is not valid Unicode (half a surrogate pair)") from error
 
 
-def merged(first: Item, second: Item) -> Item:
+def merge_records(first: ImageRecord, second: ImageRecord) -> ImageRecord:
+    """Return the record of two rows of the same image, with the captions of both.
+
+    Raises:
+        ValueError: the rows differ in instance or split.
+    """
     for name in ("instance", "split"):
         if getattr(first, name) != getattr(second, name):
             raise ValueError(
-                f"{first.file_name} has another {name} than on line {first.row}; make them agree"
+                f"{first.file_name} has another {name} than on line {first.row}; make them equal"
             )
-    captions, empty = first.captions + second.captions, first.empty + second.empty
-    return replace(first, captions=captions, empty=empty)
+    captions = first.captions + second.captions
+    empty_captions = first.empty_captions + second.empty_captions
+    return replace(first, captions=captions, empty_captions=empty_captions)

@@ -1,16 +1,16 @@
-"""Sentences to word numbers, by a Hugging Face ``tokenizers`` WordLevel model.
+"""Sentences to token IDs, with a WordLevel model of Hugging Face ``tokenizers``.
 
-Three modes, the first two of paper, section 4.1:
+There are three modes. The first two follow the paper, section 4.1:
 
-* **paper**: case-sensitive; the vocabulary is the training words that have a vector, in the order
-  of the vector file; other words are dropped and take up no position.
-* **modern**: lower-cased (NFC, accents kept), words seen at least ``min_count`` times, the
-  others become ``[UNK]``; characters of Chinese and Japanese are words of their own.
+* **paper**: case-sensitive. The vocabulary holds the training words that have a vector, in the
+  order of the vector file. Other words are dropped and take no position.
+* **modern**: lower-cased, in Unicode form NFC, with accents. The vocabulary holds the words that
+  occur at least ``min_count`` times; other words become ``[UNK]``. Every Chinese or Japanese
+  character is a word.
+* **subword**: the tokenizer of a pretrained sentence encoder, with its special tokens. Token ``i``
+  of that tokenizer has ID ``i + 1``.
 
-* **subword**: the tokenizer of a pretrained sentence encoder, its special tokens included; number
-  i + 1 is its token i.
-
-Number 0 is padding in all.
+ID 0 is padding in all modes.
 """
 
 from collections import Counter
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Regex
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.models import WordLevel
@@ -27,9 +26,12 @@ from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import Split
 
+from dualpath.types import IntArray
+from dualpath.utils.text import error_reason
+
 PADDING = "[PAD]"
-_ENCODED = 10_000  # sentences encoded at a time: what the library gives for each is large
 UNKNOWN = "[UNK]"
+_CHUNK = 10_000  # sentences encoded at a time: the library's result for each of them is large
 WordVocabulary = Literal["paper", "modern"]
 Vocabulary = Literal["paper", "modern", "subword"]
 
@@ -39,19 +41,23 @@ _MODERN_WORDS = r"[\p{L}\p{M}\p{N}]+('\p{L}+)?|\p{So}"
 
 
 class Tokenizer:
-    """Encode sentences as rows of word numbers.
+    """Encodes sentences as rows of token IDs.
 
     Args:
-        words: the vocabulary, in order; word ``i`` gets number ``i + 1``.
-        vocabulary: which mode of the two that are built from words.
-        max_words: words kept of a sentence.
+        words: the vocabulary in order; ``words[i]`` gets ID ``i + 1``.
+        vocabulary: the mode; a subword tokenizer comes from :meth:`load`.
+        max_words: further words of a sentence are cut off.
+
+    >>> tokenizer = Tokenizer(["a", "dog"], "modern", max_words=4)
+    >>> tokenizer.encode(["A dog, a CAT!", ""]).tolist()
+    [[1, 2, 1, 3], [0, 0, 0, 0]]
     """
 
     vocabulary: Vocabulary
 
     def __init__(self, words: Sequence[str], vocabulary: WordVocabulary, max_words: int) -> None:
-        numbers = {word: number for number, word in enumerate([PADDING, *words, UNKNOWN])}
-        tokenizer = HuggingFaceTokenizer(WordLevel(numbers, unk_token=UNKNOWN))
+        ids = {word: token_id for token_id, word in enumerate([PADDING, *words, UNKNOWN])}
+        tokenizer = HuggingFaceTokenizer(WordLevel(ids, unk_token=UNKNOWN))
         _set_pipeline(tokenizer, vocabulary)
         self._tokenizer = tokenizer
         self.vocabulary = vocabulary
@@ -59,12 +65,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path, vocabulary: Vocabulary, max_words: int) -> "Tokenizer":
-        """Read ``tokenizer.json``; raises ``ValueError`` where it is none."""
+        """Read a file in the ``tokenizer.json`` format.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
         tokenizer = cls.__new__(cls)
         try:
             tokenizer._tokenizer = HuggingFaceTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path}: not a tokenizer file ({error})") from error
+            raise ValueError(f"{path}: not a tokenizer file ({error_reason(error)})") from error
         if vocabulary == "subword":
             tokenizer._tokenizer.no_padding()
             tokenizer._tokenizer.enable_truncation(max_words)
@@ -77,52 +87,59 @@ class Tokenizer:
         self._tokenizer.save(str(path))
 
     @property
-    def rows(self) -> int:
-        """Rows of the word-embedding table: padding, the words and, if modern, ``[UNK]``.
+    def num_embeddings(self) -> int:
+        """Number of token IDs, including padding: the rows of the word-embedding table.
 
-        In the subword mode: the numbers there are, padding included.
+        >>> Tokenizer(["a", "dog"], "paper", max_words=4).num_embeddings  # [PAD], a, dog
+        3
+        >>> Tokenizer(["a", "dog"], "modern", max_words=4).num_embeddings  # and [UNK]
+        4
         """
         size = int(self._tokenizer.get_vocab_size())
         return {"paper": size - 1, "modern": size, "subword": size + 1}[self.vocabulary]
 
     @property
     def words(self) -> list[str]:
-        """The words in order of their numbers (1, 2, ...), without padding and ``[UNK]``."""
-        numbers = self._tokenizer.get_vocab()
-        return sorted(numbers, key=numbers.__getitem__)[1:-1]
+        """The words in the order of their IDs (1, 2, ...), without padding and ``[UNK]``."""
+        ids = self._tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)[1:-1]
 
     def split(self, sentence: str) -> list[str]:
-        """Return the words of a sentence as the vocabulary sees them, known or not."""
+        """Return the normalised words of a sentence, also those outside the vocabulary.
+
+        >>> Tokenizer(["a", "dog"], "modern", max_words=4).split("A dog, a CAT!")
+        ['a', 'dog', 'a', 'cat']
+        """
         return next(_split(self._tokenizer, [sentence]))
 
-    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Encode to word numbers, (sentences, max_words) int64, left-aligned, padded with 0.
+    def encode(self, sentences: Sequence[str]) -> IntArray:
+        """Return token IDs, (sentences, max_words) int64, left-aligned and padded with 0."""
+        token_ids: IntArray = np.zeros((len(sentences), self.max_words), dtype=np.int64)
+        for start in range(0, len(sentences), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            self._encode(list(sentences[chunk]), token_ids[chunk])
+        return token_ids
 
-        >>> tokenizer = Tokenizer(["a", "dog"], "modern", max_words=4)
-        >>> tokenizer.encode(["A dog, a CAT!", ""]).tolist()
-        [[1, 2, 1, 3], [0, 0, 0, 0]]
-        """
-        numbers = np.zeros((len(sentences), self.max_words), dtype=np.int64)
-        for start in range(0, len(sentences), _ENCODED):
-            chunk = slice(start, start + _ENCODED)
-            self._encode(list(sentences[chunk]), numbers[chunk])
-        return numbers
-
-    def _encode(self, sentences: list[str], numbers: npt.NDArray[np.int64]) -> None:
+    def _encode(self, sentences: list[str], token_ids: IntArray) -> None:
+        """Write the IDs of sentences into rows of zeros."""
         if self.vocabulary == "subword":
-            for row, encoding in zip(numbers, self._tokenizer.encode_batch(sentences), strict=True):
+            encodings = self._tokenizer.encode_batch(sentences)
+            for row, encoding in zip(token_ids, encodings, strict=True):
                 row[: len(encoding.ids)] = np.asarray(encoding.ids) + 1
             return
         unknown = self._tokenizer.token_to_id(UNKNOWN) if self.vocabulary == "paper" else 0
         encodings = self._tokenizer.encode_batch(sentences, add_special_tokens=False)
-        for row, encoding in zip(numbers, encodings, strict=True):
-            kept = [number for number in encoding.ids if number not in (0, unknown)]
-            kept = kept[: self.max_words]
-            row[: len(kept)] = kept
+        for row, encoding in zip(token_ids, encodings, strict=True):
+            known = [token_id for token_id in encoding.ids if token_id not in (0, unknown)]
+            known = known[: self.max_words]
+            row[: len(known)] = known
 
 
-def trim_padding(token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Cut rows of left-aligned numbers, (sentences, positions), to the longest, but not to none.
+def trim_padding(token_ids: IntArray) -> IntArray:
+    """Remove the columns on the right that are padding in every row; at least one column remains.
+
+    Args:
+        token_ids: (sentences, positions) int64, left-aligned.
 
     >>> trim_padding(np.array([[3, 0, 0], [1, 2, 0]])).tolist()
     [[3, 0], [1, 2]]
@@ -131,7 +148,11 @@ def trim_padding(token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter[str]:
-    """Count the words of sentences as the given mode splits them, in order of first sight."""
+    """Count the words of sentences, split by a mode, in order of first appearance.
+
+    >>> count_words(["A dog runs.", "a dog"], "modern")
+    Counter({'a': 2, 'dog': 2, 'runs': 1})
+    """
     tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     _set_pipeline(tokenizer, vocabulary)
     counts: Counter[str] = Counter()
@@ -141,7 +162,11 @@ def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter
 
 
 def modern_vocabulary(counts: Counter[str], min_count: int) -> list[str]:
-    """Return the words seen at least ``min_count`` times, the most frequent first."""
+    """Return the words that occur at least ``min_count`` times, by frequency, then alphabet.
+
+    >>> modern_vocabulary(Counter({"runs": 1, "dog": 2, "a": 2}), min_count=2)
+    ['a', 'dog']
+    """
     frequent = [(word, count) for word, count in counts.items() if count >= min_count]
     return [word for word, _ in sorted(frequent, key=lambda pair: (-pair[1], pair[0]))]
 

@@ -1,9 +1,10 @@
-"""A file of vectors, each under the hash of what it was computed from.
+"""A file of vectors, each stored under the hash of its source.
 
-It keeps what is dear to compute (backbone features, embeddings) between runs. Vectors are
-appended to ``vectors.f32`` and then named in ``hashes.txt``; a run that is killed between the
-two leaves a tail that the next opening cuts off, so filling can be interrupted at any moment.
-Rows are read through a memory map, so a store may be larger than memory.
+It caches vectors that are expensive to compute (backbone features, embeddings) between runs.
+:meth:`VectorStore.add` appends vectors to ``vectors.f32`` and then their hashes to ``hashes.txt``.
+If a run is killed between the two, the next run cuts off the incomplete end, so adding can be
+interrupted at any moment. Vectors are read through a memory map, so a store may be larger than
+memory.
 """
 
 import os
@@ -14,21 +15,25 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from dualpath.data.mapped import open_mapped
+from dualpath.data.memmap import open_memmap
+from dualpath.types import IntArray, Vectors
 
-_HASH = "S32"  # hexadecimal digits
-_LINE = 33  # with the end of the line
-_ADDED = 100_000  # hashes that were added and are not sorted in yet
-Hashes = npt.NDArray[np.bytes_]
-Names = Sequence[str] | Hashes
+Hashes = npt.NDArray[np.bytes_]  # (n,) "S32"
+HashesLike = Sequence[str] | Hashes  # of 32 hexadecimal digits
+
+_HASH = "S32"
+_LINE = 33  # bytes of a line of hashes.txt
+_MAX_UNSORTED = 100_000  # added hashes that are looked up in a dict before they are sorted
 
 
 class VectorStore:
-    """Vectors of one dimension in a folder; safe for one process that adds and many that read.
+    """Vectors of one dimension in a folder.
+
+    Safe for one process that adds and any number of processes that read.
 
     Args:
-        folder: made when it is missing.
-        dim: numbers in a vector.
+        folder: created if it is missing.
+        dim: length of a vector.
     """
 
     def __init__(self, folder: Path, dim: int) -> None:
@@ -38,68 +43,76 @@ class VectorStore:
         self._vectors_path = folder / "vectors.f32"
         self._lock = FileLock(folder / "lock")
         with self._lock:
-            self._cut_off_unfinished()
+            self._cut_off_incomplete()
         self._read_rows()
 
     def __len__(self) -> int:
         return len(self._sorted) + len(self._added)
 
-    def find(self, hashes: Names) -> npt.NDArray[np.int64]:
-        """Return the row of each hash, (len(hashes),) int64; -1 where there is none."""
+    def find(self, hashes: HashesLike) -> IntArray:
+        """Return the row of each hash, (hashes,) int64; -1 for a hash that is not stored."""
         wanted = np.asarray(hashes, _HASH)
-        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        nearest = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         if len(self._sorted):
-            rows = np.where(self._sorted[places] == wanted, self._order[places], -1)
+            rows = np.where(self._sorted[nearest] == wanted, self._order[nearest], -1)
         else:
             rows = np.full(len(wanted), -1)
-        for place in np.flatnonzero(rows < 0) if self._added else ():
-            rows[place] = self._added.get(bytes(wanted[place]), -1)
+        for i in np.flatnonzero(rows < 0) if self._added else ():
+            rows[i] = self._added.get(bytes(wanted[i]), -1)
         return rows
 
-    def first_missing(self, hashes: Names) -> npt.NDArray[np.int64]:
-        """Return where in ``hashes`` each that has no row stands first, in order."""
+    def first_missing(self, hashes: HashesLike) -> IntArray:
+        """Return the positions in ``hashes`` of those that are not stored, in order.
+
+        Of equal hashes only the first position is returned.
+        """
         wanted = np.asarray(hashes, _HASH)
         missing = np.flatnonzero(self.find(wanted) < 0)
         return missing[np.sort(np.unique(wanted[missing], return_index=True)[1])]
 
-    def add(self, hashes: Names, vectors: npt.NDArray[np.float32]) -> None:
-        """Append vectors, (len(hashes), dim) float32; those already there are left as they are."""
+    def add(self, hashes: HashesLike, vectors: Vectors) -> None:
+        """Append vectors, (hashes, dim) float32. Vectors whose hash is stored are skipped."""
         with self._lock:
             written = self._hashes_path.stat().st_size // _LINE if self._hashes_path.exists() else 0
-            if written != len(self) or len(self._added) > _ADDED:
+            if written != len(self) or len(self._added) > _MAX_UNSORTED:
                 self._read_rows()
-            names = np.asarray(hashes, _HASH)
-            new = self.first_missing(names)
+            added = np.asarray(hashes, _HASH)
+            new = self.first_missing(added)
             with self._vectors_path.open("ab") as file:
                 file.write(np.ascontiguousarray(vectors[new], "<f4").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
             with self._hashes_path.open("ab") as file:
-                file.write(b"".join(bytes(name) + b"\n" for name in names[new]))
-            for name in names[new]:
+                file.write(b"".join(bytes(name) + b"\n" for name in added[new]))
+            for name in added[new]:
                 self._added[bytes(name)] = len(self)
 
-    def rows(self, hashes: Names) -> npt.NDArray[np.int64]:
-        """Return the row of each hash, (len(hashes),) int64; ``KeyError`` if one is missing."""
+    def rows(self, hashes: HashesLike) -> IntArray:
+        """Return the row of each hash, (hashes,) int64.
+
+        Raises:
+            KeyError: a hash is not stored.
+        """
         rows = self.find(hashes)
         if (rows < 0).any():
             raise KeyError(hashes[int(np.argmin(rows))])
         return rows
 
-    def vectors(self) -> npt.NDArray[np.float32]:
-        """Return all rows, (rows, dim) float32, as a read-only memory map."""
-        return open_mapped(self._vectors_path, "<f4", (len(self), self.dim))
+    def vectors(self) -> Vectors:
+        """Return all vectors, (rows, dim) float32, as a read-only memory map."""
+        return open_memmap(self._vectors_path, "<f4", (len(self), self.dim))
 
     def _read_rows(self) -> None:
-        """Read which hash has which row, sorted, so that a million take 40 MB."""
+        """Read the row of each hash into sorted arrays, which take 40 MB for a million rows."""
         content = self._hashes_path.read_bytes() if self._hashes_path.exists() else b""
         hashes = np.frombuffer(content, np.dtype([("hash", _HASH), ("end", "S1")]))["hash"]
         self._order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[self._order]
         self._added: dict[bytes, int] = {}
 
-    def _cut_off_unfinished(self) -> None:
-        sizes = [p.stat().st_size if p.exists() else 0 for p in self._paths]
+    def _cut_off_incomplete(self) -> None:
+        """Shorten both files to the rows that are complete in both."""
+        sizes = [path.stat().st_size if path.exists() else 0 for path in self._paths]
         complete = min(size // line for size, line in zip(sizes, self._lines, strict=True))
         for path, size, line in zip(self._paths, sizes, self._lines, strict=True):
             if size > complete * line:

@@ -1,1 +1,1 @@
-"""Measuring a trained model: metrics, protocols and reports."""
+"""Retrieval metrics, protocols and reports."""

@@ -1,30 +1,35 @@
-"""From a model and a folder of captioned pictures to measured retrieval."""
+"""From a model and a folder of captioned images to measured retrieval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.items import Items
-from dualpath.data.manifest import ManifestError, read_manifest
-from dualpath.data.pictures import broken_pictures_message
-from dualpath.embedding import DualPath
-from dualpath.evaluation.protocols import captioned, find_protocol, instance_numbers
+from dualpath.data.manifest import read_manifest
+from dualpath.data.scan import broken_images_message
+from dualpath.data.table import ImageTable, captioned, instance_numbers
+from dualpath.errors import ManifestError
+from dualpath.evaluation.html_report import ReportHit, ReportQuery, write_html_report
+from dualpath.evaluation.protocols import EvaluationResult, find_protocol
 from dualpath.evaluation.query_bank import normalise_by_bank
-from dualpath.evaluation.report import Answer, write_sheet
-from dualpath.vectors import Advance, Vectors, unwatched
+from dualpath.inference.model import DualPath
+from dualpath.types import Progress, Vectors, no_progress
 
-_SHEET_QUERIES = 20
-_SHEET_ANSWERS = 5
+_REPORT_QUERIES = 20
+_REPORT_HITS = 5
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """The pictures of a split and their captions as vectors, (n, dim) and (m, dim)."""
+class EmbeddedSplit:
+    """The images of a split and their captions as unit vectors.
 
-    items: Items
+    Attributes:
+        images: n images with m captions.
+        image_vectors: (n, dim) float32. text_vectors: (m, dim) float32.
+    """
+
+    images: ImageTable
     image_vectors: Vectors
     text_vectors: Vectors
 
@@ -36,84 +41,89 @@ def evaluate(
     split: str = "test",
     protocol: str = "all",
     query_bank: str | None = None,
-    sheet: Path | None = None,
+    html: str | Path | None = None,
     skip_broken: bool = False,
     cache: Path | None = None,
-    advance: Advance = unwatched,
-) -> dict[str, Any]:
+    progress: Progress = no_progress,
+) -> EvaluationResult:
     """Measure retrieval on a split of a folder.
 
     Args:
         model: a trained model.
-        data: a folder with a manifest; missing splits are drawn as the model's recipe says.
-        split: ``train``, ``val``, ``test``, another name of the manifest, or ``all``.
+        data: a folder with a manifest. Missing splits are drawn as in the training.
+        split: ``train``, ``val``, ``test``, another split of the manifest, or ``all``.
         protocol: a name of :data:`dualpath.evaluation.protocols.PROTOCOLS`.
-        query_bank: re-rank by the pictures and captions of this split, as
-            :mod:`dualpath.evaluation.query_bank` does; the split that is measured is a bank that
-            knows the queries beforehand, which is to be told with the figures.
-        sheet: write captions with their found pictures here, as HTML.
-        skip_broken: leave broken pictures out instead of stopping.
-        cache: folder for embeddings (default: the user's).
-        advance: called with the number of pictures and captions done since the last call.
-
-    Returns:
-        what the protocol gives, ``split`` and ``query_bank``.
+        query_bank: re-rank by the images and captions of this split
+            (:mod:`dualpath.evaluation.query_bank`). The measured split itself is a bank that knows
+            the queries beforehand; report it with the figures.
+        html: write a report with some captions and the images found for them.
+        skip_broken: leave broken images out instead of raising an error.
+        cache: folder for embeddings (default: the user's cache).
+        progress: called with the number of images and captions finished since the last call.
 
     Raises:
-        ProtocolError: there is no such protocol, or the split does not suit it.
-        ManifestError: the manifest is bad, the split empty, or pictures are broken.
+        ProtocolError: the protocol does not exist, or does not suit the split.
+        ManifestError: the manifest is invalid, the split is empty, or images are broken.
     """
     measure = find_protocol(protocol)
     cache = cache or default_cache_folder()
     manifest = read_manifest(Path(data), model.recipe.split, model.recipe.seed, cache)
 
-    def embed(name: str) -> Embedded:
-        items = captioned(manifest.split(name).items, name)
-        return embed_items(model, items, cache, skip_broken=skip_broken, advance=advance)
+    def embed(name: str) -> EmbeddedSplit:
+        images = captioned(manifest.split(name).images, name)
+        return embed_split(model, images, cache, skip_broken=skip_broken, progress=progress)
 
     embedded = embed(split)
-    images, texts = embedded.image_vectors, embedded.text_vectors
+    image_vectors, text_vectors = embedded.image_vectors, embedded.text_vectors
     if query_bank is not None:
         bank = embedded if query_bank == split else embed(query_bank)
-        images, texts = normalise_by_bank(images, texts, bank.image_vectors, bank.text_vectors)
-    of_images, of_texts = instance_numbers(embedded.items)
-    metrics = measure(images, texts, of_images, of_texts)
-    if sheet is not None:
-        write_sheet(sheet, f"{model.recipe.name} · split {split}", _sheet_rows(embedded))
-    return {**metrics, "split": split, "query_bank": query_bank}
+        image_vectors, text_vectors = normalise_by_bank(
+            image_vectors, text_vectors, bank.image_vectors, bank.text_vectors
+        )
+    result = measure(image_vectors, text_vectors, *instance_numbers(embedded.images))
+    if html is not None:
+        write_html_report(
+            Path(html), f"{model.recipe.name} · split {split}", _report_queries(embedded)
+        )
+    return replace(result, split=split, query_bank=query_bank)
 
 
-def embed_items(
+def embed_split(
     model: DualPath,
-    items: Items,
+    images: ImageTable,
     cache: Path,
     *,
     skip_broken: bool = False,
-    advance: Advance = unwatched,
-) -> Embedded:
-    """Embed pictures and their captions; ``ManifestError`` lists broken pictures."""
-    sound, image_vectors, broken = model.embed_folder(
-        items.paths, cache, workers=model.recipe.workers, advance=advance
+    progress: Progress = no_progress,
+) -> EmbeddedSplit:
+    """Embed images and their captions.
+
+    Raises:
+        ManifestError: images are broken and ``skip_broken`` is false; the message lists them.
+    """
+    valid, image_vectors, broken = model.embed_folder(
+        images.paths, cache, workers=model.recipe.workers, progress=progress
     )
     if broken and not skip_broken:
-        raise ManifestError(broken_pictures_message(broken))
-    items = items.where(sound)
-    text_vectors = model.embed_texts(list(items.captions), advance=advance)
-    return Embedded(items, image_vectors, text_vectors)
+        raise ManifestError(broken_images_message(broken))
+    images = images.filter(valid)
+    text_vectors = model.embed_texts(list(images.captions), progress=progress)
+    return EmbeddedSplit(images, image_vectors, text_vectors)
 
 
-def _sheet_rows(embedded: Embedded) -> list[tuple[str, list[Answer]]]:
-    """Search the pictures by one caption each of a few evenly spread items."""
-    items = embedded.items
-    firsts = np.concatenate([[0], np.cumsum(items.caption_counts)])
-    rows = []
-    for number in np.unique(np.linspace(0, len(items) - 1, _SHEET_QUERIES, dtype=int)):
+def _report_queries(embedded: EmbeddedSplit) -> list[ReportQuery]:
+    """Search the images by the first caption of some evenly spaced images."""
+    images = embedded.images
+    firsts = np.concatenate([[0], np.cumsum(images.caption_counts)])
+    queries = []
+    for number in np.unique(np.linspace(0, len(images) - 1, _REPORT_QUERIES, dtype=int)):
         scores = embedded.image_vectors @ embedded.text_vectors[firsts[number]]
-        best = np.argsort(-scores, kind="stable")[:_SHEET_ANSWERS]
-        asked = items[int(number)]
-        found = [(items[int(place)], float(scores[place])) for place in best]
-        answers = [
-            Answer(item.path, score, right=item.instance == asked.instance) for item, score in found
-        ]
-        rows.append((asked.captions[0], answers))
-    return rows
+        best = np.argsort(-scores, kind="stable")[:_REPORT_HITS]
+        query = images[int(number)]
+        hits = []
+        for place in best:
+            image = images[int(place)]
+            right = image.instance == query.instance
+            hits.append(ReportHit(image.path, float(scores[place]), is_right=right))
+        queries.append(ReportQuery(query.captions[0], hits))
+    return queries

@@ -1,28 +1,34 @@
 """Retrieval metrics: arrays in, numbers out.
 
-Ties are resolved pessimistically: a wrong item with the same score as a right one ranks before
-it, so a model that gives every item one score gets the worst rank, never the best.
+Ties are resolved pessimistically: a wrong item with the same score as a right one ranks before it,
+so a model that gives every item the same score gets the worst rank, never the best.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from dualpath.errors import MetricError
+from dualpath.types import IntArray, Vectors
 
 _CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """One direction of retrieval. Recalls, ``map`` and ``minp`` in percent; ranks begin at 1.
+    """The metrics of one direction of retrieval.
 
-    ``median_rank`` and ``mean_rank`` are of the first right item; the median is the smallest rank
-    within which more than half of the queries have it (authors' code). ``minp`` is the mean
-    inverse negative penalty: right items over the rank of the last of them (Ye et al., "Deep
-    Learning for Person Re-identification: A Survey and Outlook", section 4.2).
+    Attributes:
+        recall_at_1, recall_at_5, recall_at_10: percentage of queries with a right item among the
+            first K.
+        median_rank: of the first right item, from 1: the smallest rank within which more than half
+            of the queries have a right item (authors' code).
+        mean_rank: of the first right item, from 1.
+        map: mean average precision over all right items, percent.
+        minp: mean inverse negative penalty, percent: number of right items divided by the rank of
+            the last of them (Ye et al., "Deep Learning for Person Re-identification: A Survey and
+            Outlook", section 4.2).
     """
 
     recall_at_1: float
@@ -36,19 +42,20 @@ class RetrievalMetrics:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of one direction.
+    """The ranks of one direction, for each query.
 
-    first: (queries,) int64, of the first right item, from 1.
-    average_precision: (queries,) float64, in [0, 1].
-    inverse_penalty: (queries,) float64, right items over the rank of the last of them.
+    Attributes:
+        first: (queries,) int64, rank of the first right item, from 1.
+        average_precision: (queries,) float64, in [0, 1].
+        inverse_penalty: (queries,) float64, number of right items divided by the rank of the last.
     """
 
-    first: npt.NDArray[np.int64]
+    first: IntArray
     average_precision: npt.NDArray[np.float64]
     inverse_penalty: npt.NDArray[np.float64]
 
 
-def recall_at_k(first_ranks: npt.NDArray[np.int64], k: int) -> float:
+def recall_at_k(first_ranks: IntArray, k: int) -> float:
     """Return the percentage of queries whose first right item is among the first ``k``.
 
     >>> recall_at_k(np.array([1, 3, 6, 20]), 5)
@@ -58,7 +65,13 @@ def recall_at_k(first_ranks: npt.NDArray[np.int64], k: int) -> float:
 
 
 def retrieval_metrics(ranks: Ranks) -> RetrievalMetrics:
-    """Summarise the ranks of one direction."""
+    """Summarise the ranks of one direction.
+
+    >>> ranks = Ranks(np.array([1, 2]), np.array([1.0, 0.5]), np.array([1.0, 0.5]))
+    >>> metrics = retrieval_metrics(ranks)
+    >>> metrics.recall_at_1, metrics.mean_rank, metrics.map
+    (50.0, 1.5, 75.0)
+    """
     return RetrievalMetrics(
         recall_at_1=recall_at_k(ranks.first, 1),
         recall_at_5=recall_at_k(ranks.first, 5),
@@ -70,30 +83,30 @@ def retrieval_metrics(ranks: Ranks) -> RetrievalMetrics:
     )
 
 
-@torch.no_grad()
 def rank_relevant(
-    queries: Tensor, gallery: Tensor, query_instances: Tensor, gallery_instances: Tensor
+    queries: Vectors, gallery: Vectors, query_instances: IntArray, gallery_instances: IntArray
 ) -> Ranks:
-    """Rank the gallery by dot product for every query and find the items of its instance.
+    """Rank the gallery by dot product for every query, and find the items of the query's instance.
 
-    Memory is that of a chunk of scores, never of the whole matrix.
+    Needs the memory of a chunk of scores, never that of the whole matrix.
 
     Args:
-        queries: (q, dim) float. gallery: (g, dim) float.
+        queries: (q, dim) float32. gallery: (g, dim) float32.
         query_instances: (q,) int64. gallery_instances: (g,) int64.
 
     Raises:
-        ValueError: shapes disagree, a value is not finite, or a query has no right item.
+        MetricError: dimensions differ, a value is not finite, or a query has no right item.
 
-    Example:
-        >>> eye = torch.eye(2)
-        >>> rank_relevant(eye, eye, torch.tensor([0, 1]), torch.tensor([1, 0])).first.tolist()
-        [2, 2]
+    >>> eye = np.eye(2, dtype=np.float32)
+    >>> rank_relevant(eye, eye, np.array([0, 1]), np.array([1, 0])).first.tolist()
+    [2, 2]
     """
     if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} numbers, the gallery {gallery.shape[1]}")
+        raise MetricError(
+            f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}"
+        )
     if not (_is_finite(queries) and _is_finite(gallery)):
-        raise ValueError("embeddings hold NaN or infinity")
+        raise MetricError("embeddings contain NaN or infinity")
     relevant, counts = _relevant_items(query_instances, gallery_instances)
     first = np.empty(len(queries), np.int64)
     average_precision = np.empty(len(queries), np.float64)
@@ -108,45 +121,42 @@ def rank_relevant(
     return Ranks(first, average_precision, inverse_penalty)
 
 
-def _is_finite(vectors: Tensor) -> bool:
-    """Tell whether all values are finite without a temporary as large as they are."""
-    return bool(torch.isfinite(torch.stack(torch.aminmax(vectors))).all())
+def _is_finite(vectors: Vectors) -> bool:
+    """Return whether all values are finite, without a temporary array of the same size."""
+    return not vectors.size or bool(np.isfinite(vectors.min()) and np.isfinite(vectors.max()))
 
 
-def _relevant_items(query_instances: Tensor, gallery_instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gallery items of each query, (q, most) int64, and how many there are, (q,)."""
-    ordered, order = torch.sort(gallery_instances, stable=True)
-    begin = torch.searchsorted(ordered, query_instances)
-    counts = torch.searchsorted(ordered, query_instances, right=True) - begin
-    if bool((counts == 0).any()):
-        missing = int((counts == 0).nonzero()[0])
-        raise ValueError(f"query {missing} has no right item in the gallery")
-    places = begin[:, None] + torch.arange(int(counts.max()))
-    return order[places.clamp(max=len(order) - 1)], counts
+def _relevant_items(
+    query_instances: IntArray, gallery_instances: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Return the right items of each query, (q, most) int64, and their number, (q,)."""
+    order = np.argsort(gallery_instances, kind="stable")
+    ordered = gallery_instances[order]
+    begin = np.searchsorted(ordered, query_instances, side="left")
+    counts = np.searchsorted(ordered, query_instances, side="right") - begin
+    if (counts == 0).any():
+        raise MetricError(f"query {int(np.argmin(counts))} has no right item in the gallery")
+    places = begin[:, None] + np.arange(int(counts.max()))
+    return order[np.minimum(places, len(order) - 1)], counts
 
 
 def _rank_chunk(
-    scores: Tensor, relevant: Tensor, counts: Tensor
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Rank right items among the wrong ones of each row: ranks are counted, nothing is sorted."""
-    exists = torch.arange(relevant.shape[1]) < counts[:, None]
-    right_scores = scores.gather(1, relevant).masked_fill(~exists, -torch.inf)
-    right_scores = right_scores.sort(dim=1, descending=True).values
-    # Only wrong items are left to be counted.
-    scores.scatter_(1, relevant.where(exists, relevant[:, :1]), -torch.inf)
-    wrong_before = torch.stack(
-        [(scores >= column[:, None]).sum(dim=1) for column in right_scores.unbind(1)], dim=1
-    )
-    place = torch.arange(1, relevant.shape[1] + 1)
-    precision = (place / (place + wrong_before).double()).masked_fill(~exists, 0.0)
-    last = wrong_before.gather(1, counts[:, None] - 1).squeeze(1) + counts
-    return (
-        (wrong_before[:, 0] + 1).numpy(),
-        (precision.sum(dim=1) / counts).numpy(),
-        (counts.double() / last).numpy(),
-    )
+    scores: Vectors, relevant: IntArray, counts: IntArray
+) -> tuple[IntArray, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rank right items among the wrong ones of each row by counting; nothing is sorted.
 
-
-def as_dict(metrics: RetrievalMetrics) -> dict[str, Any]:
-    """Return the metrics by name."""
-    return asdict(metrics)
+    Args:
+        scores: (q, g) float32; overwritten. relevant: (q, most). counts: (q,).
+    """
+    exists = np.arange(relevant.shape[1]) < counts[:, None]
+    right_scores = np.where(exists, np.take_along_axis(scores, relevant, axis=1), -np.inf)
+    right_scores = -np.sort(-right_scores, axis=1)
+    # Right items are removed, so that only wrong ones are counted.
+    np.put_along_axis(scores, np.where(exists, relevant, relevant[:, :1]), -np.inf, axis=1)
+    wrong_before = np.stack(
+        [np.count_nonzero(scores >= column[:, None], axis=1) for column in right_scores.T], axis=1
+    )
+    place = np.arange(1, relevant.shape[1] + 1)
+    precision = np.where(exists, place / (place + wrong_before), 0.0)
+    last = np.take_along_axis(wrong_before, counts[:, None] - 1, axis=1).squeeze(1) + counts
+    return wrong_before[:, 0] + 1, precision.sum(axis=1) / counts, counts / last

@@ -1,137 +1,178 @@
-"""Protocols: which queries meet which gallery, and what is reported.
+"""Protocols: which queries are compared with which gallery, and what is reported.
 
-Each takes the vectors of a split's pictures and captions in the order of the manifest, (n, dim)
-and (m, dim) float32, and the instance of each, (n,) and (m,) int64. Scores are dot products; a
+Each takes the vectors of the images and captions of a split in the order of the manifest, (n, dim)
+and (m, dim) float32, and the instance of each, (n,) and (m,) int64. Scores are dot products. Every
 member of the query's instance is a right answer.
+
+A new protocol is a function here and a line in :data:`PROTOCOLS`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from dualpath.data.items import Items
-from dualpath.data.manifest import ManifestError
-from dualpath.evaluation.metrics import as_dict, rank_relevant, retrieval_metrics
+from dualpath.errors import ProtocolError
+from dualpath.evaluation.metrics import RetrievalMetrics, rank_relevant, retrieval_metrics
+from dualpath.types import IntArray, Vectors
 
-Vectors = npt.NDArray[np.float32]
-Numbers = npt.NDArray[np.int64]
-Protocol = Callable[[Vectors, Vectors, Numbers, Numbers], dict[str, Any]]
-_RECALLS = tuple(f"recall_at_{k}" for k in (1, 5, 10))
-_FOLD = 1000
+_FOLD = 1000  # images
 
 
-class ProtocolError(ValueError):
-    """A split that a protocol cannot be measured on; the message says what it needs."""
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The result of an evaluation.
+
+    Attributes:
+        protocol: its name.
+        images, captions: how many were compared.
+        text_to_image: captions are the queries.
+        image_to_text: images are the queries. None where the protocol has one direction.
+        rsum: sum of the six recalls, percent. None where the protocol has one direction.
+        identities: number of people, in person search.
+        split: of the manifest. query_bank: the split that re-ranked the results, if any.
+    """
+
+    protocol: str
+    images: int
+    captions: int
+    text_to_image: RetrievalMetrics
+    image_to_text: RetrievalMetrics | None = None
+    rsum: float | None = None
+    identities: int | None = None
+    split: str | None = None
+    query_bank: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON, without what the protocol does not report."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "EvaluationResult":
+        """Read what :meth:`to_dict` returned; unknown keys are ignored."""
+        known = {field.name for field in fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        for name in ("text_to_image", "image_to_text"):
+            if name in kept:
+                kept[name] = RetrievalMetrics(**kept[name])
+        return cls(**kept)
+
+
+Protocol = Callable[[Vectors, Vectors, IntArray, IntArray], EvaluationResult]
 
 
 def evaluate_all(
     image_vectors: Vectors,
     text_vectors: Vectors,
-    image_instances: Numbers,
-    text_instances: Numbers,
-) -> dict[str, Any]:
-    """Every picture against every caption and back; members of one instance are right.
+    image_instances: IntArray,
+    text_instances: IntArray,
+) -> EvaluationResult:
+    """Compare every image with every caption, in both directions.
 
-    Returns:
-        ``image_to_text`` and ``text_to_image`` (the fields of :class:`RetrievalMetrics`), ``rsum``
-        (the sum of the six recalls, percent), ``images``, ``captions``, ``protocol``.
+    >>> eye = np.eye(2, dtype=np.float32)
+    >>> evaluate_all(eye, eye, np.arange(2), np.arange(2)).rsum
+    600.0
     """
-    images, texts = torch.from_numpy(image_vectors), torch.from_numpy(text_vectors)
-    of_images, of_texts = torch.from_numpy(image_instances), torch.from_numpy(text_instances)
-    image_to_text = as_dict(retrieval_metrics(rank_relevant(images, texts, of_images, of_texts)))
-    text_to_image = as_dict(retrieval_metrics(rank_relevant(texts, images, of_texts, of_images)))
-    return {
-        "image_to_text": image_to_text,
-        "text_to_image": text_to_image,
-        "rsum": sum(way[recall] for way in (image_to_text, text_to_image) for recall in _RECALLS),
-        "images": len(images),
-        "captions": len(texts),
-        "protocol": "all",
-    }
+    image_to_text = retrieval_metrics(
+        rank_relevant(image_vectors, text_vectors, image_instances, text_instances)
+    )
+    text_to_image = retrieval_metrics(
+        rank_relevant(text_vectors, image_vectors, text_instances, image_instances)
+    )
+    return EvaluationResult(
+        protocol="all",
+        images=len(image_vectors),
+        captions=len(text_vectors),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        rsum=_rsum(image_to_text, text_to_image),
+    )
 
 
 def evaluate_flickr_1k(
-    image_vectors: Vectors, text_vectors: Vectors, image_instances: Numbers, text_instances: Numbers
-) -> dict[str, Any]:
-    """1,000 pictures against all their captions, both ways (paper, section 5.1, Flickr30k).
+    image_vectors: Vectors,
+    text_vectors: Vectors,
+    image_instances: IntArray,
+    text_instances: IntArray,
+) -> EvaluationResult:
+    """Compare 1,000 images with all their captions (paper, section 5.1, Flickr30k).
 
     Raises:
-        ProtocolError: the split has another number of pictures.
+        ProtocolError: the split has another number of images.
     """
-    _need("flickr-1k", len(image_vectors), 1000)
-    metrics = evaluate_all(image_vectors, text_vectors, image_instances, text_instances)
-    return {**metrics, "protocol": "flickr-1k"}
+    _require_images("flickr-1k", len(image_vectors), 1000)
+    result = evaluate_all(image_vectors, text_vectors, image_instances, text_instances)
+    return replace(result, protocol="flickr-1k")
 
 
 def evaluate_coco_5k(
-    image_vectors: Vectors, text_vectors: Vectors, image_instances: Numbers, text_instances: Numbers
-) -> dict[str, Any]:
-    """5,000 pictures against all their captions, both ways (paper, section 5.1, MSCOCO).
+    image_vectors: Vectors,
+    text_vectors: Vectors,
+    image_instances: IntArray,
+    text_instances: IntArray,
+) -> EvaluationResult:
+    """Compare 5,000 images with all their captions (paper, section 5.1, MSCOCO).
 
     Raises:
-        ProtocolError: the split has another number of pictures.
+        ProtocolError: the split has another number of images.
     """
-    _need("coco-5k", len(image_vectors), 5000)
-    metrics = evaluate_all(image_vectors, text_vectors, image_instances, text_instances)
-    return {**metrics, "protocol": "coco-5k"}
+    _require_images("coco-5k", len(image_vectors), 5000)
+    result = evaluate_all(image_vectors, text_vectors, image_instances, text_instances)
+    return replace(result, protocol="coco-5k")
 
 
 def evaluate_coco_1k(
-    image_vectors: Vectors, text_vectors: Vectors, image_instances: Numbers, text_instances: Numbers
-) -> dict[str, Any]:
-    """The mean over five consecutive folds of 1,000 of the 5,000 pictures (MSCOCO 1K).
+    image_vectors: Vectors,
+    text_vectors: Vectors,
+    image_instances: IntArray,
+    text_instances: IntArray,
+) -> EvaluationResult:
+    """Average over five consecutive folds of 1,000 of the 5,000 images (MSCOCO 1K).
 
-    Every figure is a mean over the folds, that of the median ranks too.
+    Every figure is a mean over the folds, also the median ranks.
 
     Raises:
-        ProtocolError: the split has another number of pictures, or folds share an instance.
+        ProtocolError: the split has another number of images, or two folds share an instance.
     """
-    _need("coco-1k", len(image_vectors), 5 * _FOLD)
+    _require_images("coco-1k", len(image_vectors), 5 * _FOLD)
     folds = []
     for start in range(0, len(image_vectors), _FOLD):
         fold = slice(start, start + _FOLD)
-        of_images = image_instances[fold]
-        texts = np.isin(text_instances, of_images)
+        instances = image_instances[fold]
+        texts = np.isin(text_instances, instances)
         folds.append(
-            evaluate_all(image_vectors[fold], text_vectors[texts], of_images, text_instances[texts])
+            evaluate_all(image_vectors[fold], text_vectors[texts], instances, text_instances[texts])
         )
-    if sum(fold["captions"] for fold in folds) != len(text_vectors):
-        raise ProtocolError("coco-1k: pictures of one instance lie in different folds")
-    metrics: dict[str, Any] = {
-        way: {name: _mean(fold[way][name] for fold in folds) for name in folds[0][way]}
-        for way in ("image_to_text", "text_to_image")
-    }
-    return {
-        **metrics,
-        "rsum": _mean(fold["rsum"] for fold in folds),
-        "images": len(image_vectors),
-        "captions": len(text_vectors),
-        "protocol": "coco-1k",
-    }
+    if sum(fold.captions for fold in folds) != len(text_vectors):
+        raise ProtocolError("coco-1k: images of one instance are in different folds")
+    image_to_text = _mean_metrics([f.image_to_text for f in folds if f.image_to_text is not None])
+    text_to_image = _mean_metrics([fold.text_to_image for fold in folds])
+    return EvaluationResult(
+        protocol="coco-1k",
+        images=len(image_vectors),
+        captions=len(text_vectors),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        rsum=float(np.mean([fold.rsum for fold in folds if fold.rsum is not None])),
+    )
 
 
 def evaluate_person(
-    image_vectors: Vectors, text_vectors: Vectors, image_instances: Numbers, text_instances: Numbers
-) -> dict[str, Any]:
-    """Every caption against every picture; any picture of its identity is right (CUHK-PEDES).
-
-    Returns:
-        ``text_to_image`` (the fields of :class:`RetrievalMetrics`), ``images``, ``captions``,
-        ``identities`` and ``protocol``.
-    """
-    ranks = rank_relevant(
-        *map(torch.from_numpy, (text_vectors, image_vectors, text_instances, image_instances))
+    image_vectors: Vectors,
+    text_vectors: Vectors,
+    image_instances: IntArray,
+    text_instances: IntArray,
+) -> EvaluationResult:
+    """Compare every caption with every image; every image of its person is right (CUHK-PEDES)."""
+    ranks = rank_relevant(text_vectors, image_vectors, text_instances, image_instances)
+    return EvaluationResult(
+        protocol="person",
+        images=len(image_vectors),
+        captions=len(text_vectors),
+        text_to_image=retrieval_metrics(ranks),
+        identities=len(np.unique(image_instances)),
     )
-    return {
-        "text_to_image": as_dict(retrieval_metrics(ranks)),
-        "images": len(image_vectors),
-        "captions": len(text_vectors),
-        "identities": len(np.unique(image_instances)),
-        "protocol": "person",
-    }
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -144,33 +185,34 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return a protocol by name, or raise :class:`ProtocolError`."""
+    """Return a protocol by name.
+
+    Raises:
+        ProtocolError: there is none of that name.
+    """
     if name not in PROTOCOLS:
-        raise ProtocolError(f"there is no protocol '{name}'; choose one of {', '.join(PROTOCOLS)}")
+        raise ProtocolError(
+            f"protocol '{name}' does not exist; choose one of {', '.join(PROTOCOLS)}"
+        )
     return PROTOCOLS[name]
 
 
-def _need(protocol: str, pictures: int, wanted: int) -> None:
-    if pictures != wanted:
+def _rsum(*directions: RetrievalMetrics) -> float:
+    recalls = [(m.recall_at_1, m.recall_at_5, m.recall_at_10) for m in directions]
+    return sum(recall for direction in recalls for recall in direction)
+
+
+def _mean_metrics(folds: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
+    means = {
+        field.name: float(np.mean([getattr(fold, field.name) for fold in folds]))
+        for field in fields(RetrievalMetrics)
+    }
+    return RetrievalMetrics(**means)
+
+
+def _require_images(protocol: str, images: int, required: int) -> None:
+    if images != required:
         raise ProtocolError(
-            f"{protocol} is measured on {wanted:,} pictures, and the split has {pictures:,}; "
-            "choose another --split, or --protocol all"
+            f"{protocol} needs {required:,} images, and the split has {images:,}; choose another "
+            "--split, or --protocol all"
         )
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def captioned(items: Items, split: str) -> Items:
-    """Return the items of a split that have a caption; raise ``ManifestError`` for none."""
-    kept = items.where(items.caption_counts > 0)
-    if not kept:
-        raise ManifestError(f"split '{split}' has no picture with a caption")
-    return kept
-
-
-def instance_numbers(items: Items) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the instance of each picture, (n,), and of each caption, (m,), as numbers."""
-    of_images = items.instance_numbers
-    return of_images, np.repeat(of_images, items.caption_counts)

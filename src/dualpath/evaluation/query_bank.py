@@ -1,14 +1,14 @@
-"""Re-ranking by a bank of queries: what is near to every query counts for less.
+"""Re-ranking by a bank of queries (querybank normalisation).
 
-In high dimensions some pictures (hubs) are near to a great many captions and stand in the way of
-others. With a bank of queries it is known how near each is to all of them, and that is taken off
-its score: the inverted softmax of Smith et al. (ICLR 2017), for retrieval Bogolin et al.,
-"Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022).
+In high dimensions some images, called hubs, are near to very many captions and displace the right
+ones. A bank of queries shows how near each image is to queries in general, and that amount is
+subtracted from its scores. The method is the inverted softmax of Smith et al. (ICLR 2017), applied
+to retrieval by Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022).
 """
 
 import numpy as np
 
-from dualpath.vectors import Vectors
+from dualpath.types import Vectors
 
 TEMPERATURE = 0.05  # Bogolin et al. take 1/20
 _CHUNK = 1024
@@ -21,12 +21,12 @@ def normalise_by_bank(
     bank_texts: Vectors,
     temperature: float = TEMPERATURE,
 ) -> tuple[Vectors, Vectors]:
-    """Return vectors, (n, dim + 2) and (m, dim + 2), whose dot products rank by the bank as well.
+    """Return vectors, (n, dim + 2) and (m, dim + 2), whose dot products are the new scores.
 
-    What is taken off the score of a picture is how near it is to the captions of the bank,
-    ``temperature * log mean exp(cosine / temperature)``, and of a caption how near it is to its
-    pictures. Either is the same for all that a query is compared with on the query's own side, so
-    one pair of arrays serves both directions.
+    The score of an image is reduced by its nearness to the captions of the bank,
+    ``temperature * log mean exp(cosine / temperature)``, and that of a caption by its nearness to
+    the images of the bank. The reduction on the query's own side is constant for a query, so the
+    same two arrays serve both directions.
 
     Args:
         image_vectors: (n, dim) unit vectors; text_vectors: (m, dim).

@@ -1,1 +1,1 @@
-"""The vector index: one small interface, an embedded store, a cluster store."""
+"""A gallery: the vectors of indexed images, and the search over them."""

@@ -1,12 +1,15 @@
-"""Filters over metadata: a small, safe part of SQL, read into a tree before any engine sees it.
+"""Filters over image metadata: a small part of SQL, parsed before a store runs it.
 
-``colour = 'red' and (year >= 2020 or not sold = true)``: comparisons (``= != < <= > >=``) of a
-field with a text, a number or ``true``/``false``; ``in (...)``; ``is null``, ``is not null``;
-``and``, ``or``, ``not``, parentheses. A field whose name is no plain word stands in double quotes.
-A comparison with a value that a picture does not have is false, and so is its negation.
+Example: ``colour = 'red' and (year >= 2020 or not sold = true)``. A filter contains:
+
+- comparisons (``= != < <= > >=``) of a field with a text, a number, ``true`` or ``false``,
+- ``field in (value, ...)``, ``field is null`` and ``field is not null``,
+- ``and``, ``or``, ``not`` and parentheses.
+
+Text values are in single quotes. Field names that are not plain words are in double quotes. If an
+image has no value for a field, every comparison with that field is false, and so is its negation.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,15 +18,15 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from dualpath.gallery.errors import FilterError
+from dualpath.errors import FilterError
 
 Kind = Literal["text", "number", "boolean"]
 Value = str | float | bool
-Node = Any  # of sqlglot, whose base class has another name in each version
-_LONGEST = 2000
-_MOST_TERMS = 100
+Node = Any  # a node of sqlglot, whose base class has another name in each version
+_MAX_LENGTH = 2000  # characters
+_MAX_COMPARISONS = 100
 _KIND_OF: dict[type, Kind] = {str: "text", float: "number", bool: "boolean"}
-_OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+_NEGATED = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _OPERATORS: dict[type, str] = {
     exp.EQ: "=",
@@ -37,7 +40,12 @@ _OPERATORS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Field:
-    """A metadata key that can be filtered by: its column in the store and what it holds."""
+    """A metadata key that filters can use.
+
+    Attributes:
+        column: its column in the store.
+        kind: the type of its values.
+    """
 
     column: str
     kind: Kind
@@ -53,43 +61,45 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """``column is null``, or ``is not null``."""
+class NullTest:
+    """``column is null`` (``is_null=True``) or ``column is not null``."""
 
     column: str
-    missing: bool
+    is_null: bool
 
 
 @dataclass(frozen=True)
 class Group:
-    """Conditions of which all (``and``) or any (``or``) must hold."""
+    """Conditions of which all (``and``) or at least one (``or``) must be true."""
 
-    word: Literal["and", "or"]
-    parts: tuple["Condition", ...]
+    operator: Literal["and", "or"]
+    conditions: tuple["Condition", ...]
 
 
-Condition = Comparison | Missing | Group
+Condition = Comparison | NullTest | Group
 
 
 def parse_filter(text: str, fields: Mapping[str, Field]) -> Condition:
-    """Read a filter.
+    """Parse a filter.
 
     Args:
-        text: as the module's documentation tells.
-        fields: by metadata key.
+        text: in the syntax that the documentation of this module describes.
+        fields: the known fields, by metadata key.
 
     Raises:
-        FilterError: it is no filter, asks for more than the subset, names an unknown field, or
-            compares a field with a value of another kind.
+        FilterError: the text is not a filter, uses SQL outside of the subset, names an unknown
+            field, or compares a field with a value of another type.
+
+    >>> parse_filter("year > 2020", {"year": Field("field_0", "number")})
+    Comparison(column='field_0', operator='>', value=2020.0)
     """
-    if len(text) > _LONGEST:
-        raise FilterError(f"the filter is longer than {_LONGEST:,} characters")
+    if len(text) > _MAX_LENGTH:
+        raise FilterError(f"the filter is longer than {_MAX_LENGTH:,} characters")
     try:
         tree = sqlglot.parse_one(text)
-        terms = sum(1 for _ in tree.find_all(exp.Column))
-        if terms > _MOST_TERMS:
-            raise FilterError(f"the filter has more than {_MOST_TERMS} comparisons")
-        return _Reader(text, fields).read(tree, wanted=True)
+        if sum(1 for _ in tree.find_all(exp.Column)) > _MAX_COMPARISONS:
+            raise FilterError(f"the filter has more than {_MAX_COMPARISONS} comparisons")
+        return _Parser(fields).parse(tree, negated=False)
     except (SqlglotError, RecursionError, ValueError) as error:
         if isinstance(error, FilterError):
             raise
@@ -98,35 +108,70 @@ def parse_filter(text: str, fields: Mapping[str, Field]) -> Condition:
         ) from error
 
 
+def render_condition(
+    condition: Condition,
+    comparison: Callable[[Comparison], str],
+    null_test: Callable[[NullTest], str],
+) -> str:
+    """Write a condition in the language of a store.
+
+    Args:
+        condition: the parsed filter.
+        comparison: writes one comparison.
+        null_test: writes one test for null.
+
+    >>> year = Comparison("year", ">", 2020.0)
+    >>> both = Group("and", (year, NullTest("sold", is_null=True)))
+    >>> render_condition(both, lambda c: f"{c.column} {c.operator} {c.value}", lambda n: n.column)
+    '(year > 2020.0) and (sold)'
+    """
+    if isinstance(condition, Comparison):
+        return comparison(condition)
+    if isinstance(condition, NullTest):
+        return null_test(condition)
+    parts = (f"({render_condition(part, comparison, null_test)})" for part in condition.conditions)
+    return f" {condition.operator} ".join(parts)
+
+
+def render_literal(value: float | bool) -> str:
+    """Write a number or a boolean, which look the same in the languages of all stores."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 @dataclass(frozen=True)
-class _Reader:
-    text: str
+class _Parser:
+    """Turns a tree of sqlglot into a condition.
+
+    ``not`` is pushed down to the comparisons, because stores differ in how they negate a
+    comparison with a missing value.
+    """
+
     fields: Mapping[str, Field]
 
-    def read(self, node: Node, *, wanted: bool) -> Condition:
-        """Read a node; ``not`` is moved inwards, as missing values would make engines differ."""
+    def parse(self, node: Node, *, negated: bool) -> Condition:
         if isinstance(node, exp.Paren):
-            return self.read(node.this, wanted=wanted)
+            return self.parse(node.this, negated=negated)
         if isinstance(node, exp.Not):
-            return self.read(node.this, wanted=not wanted)
+            return self.parse(node.this, negated=not negated)
         if isinstance(node, exp.And | exp.Or):
-            word: Literal["and", "or"] = "and" if isinstance(node, exp.And) == wanted else "or"
-            parts = (self.read(part, wanted=wanted) for part in (node.left, node.right))
-            return Group(word, tuple(parts))
+            operator: Literal["and", "or"] = "or" if isinstance(node, exp.And) == negated else "and"
+            parts = (self.parse(part, negated=negated) for part in (node.left, node.right))
+            return Group(operator, tuple(parts))
         if isinstance(node, exp.In) and node.expressions:
-            equal = "=" if wanted else "!="
-            some = tuple(self._comparison(node.this, equal, v) for v in node.expressions)
-            return Group("or" if wanted else "and", some)
+            equal = "!=" if negated else "="
+            tests = (self._comparison(node.this, equal, value) for value in node.expressions)
+            return Group("and" if negated else "or", tuple(tests))
         if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
-            return Missing(self._field(node.this).column, missing=wanted)
+            return NullTest(self._field(node.this).column, is_null=not negated)
         if isinstance(node, exp.Binary) and type(node) in _OPERATORS:
-            operator = _OPERATORS[type(node)]
-            operator = operator if wanted else _OPPOSITE[operator]
+            symbol = _OPERATORS[type(node)]
+            symbol = _NEGATED[symbol] if negated else symbol
             if isinstance(node.right, exp.Column):
-                return self._comparison(node.right, _MIRRORED[operator], node.left)
-            return self._comparison(node.left, operator, node.right)
+                return self._comparison(node.right, _MIRRORED[symbol], node.left)
+            return self._comparison(node.left, symbol, node.right)
         raise FilterError(
-            f"a filter knows comparisons, in, is null, and, or, not; not {node.sql()!r}"
+            "a filter consists of comparisons, in, is null, and, or, not; "
+            f"it cannot contain {node.sql()!r}"
         )
 
     def _comparison(self, left: Node, operator: str, right: Node) -> Condition:
@@ -134,7 +179,7 @@ class _Reader:
         kind = _KIND_OF[type(value)]
         if kind != field.kind:
             raise FilterError(
-                f"'{left.sql()}' holds {field.kind} values; it cannot be compared with the "
+                f"'{left.sql()}' has {field.kind} values; it cannot be compared with the "
                 f"{kind} {right.sql()}"
             )
         if kind == "boolean" and operator not in ("=", "!="):
@@ -143,10 +188,12 @@ class _Reader:
 
     def _field(self, node: Node) -> Field:
         if not isinstance(node, exp.Column) or node.table:
-            raise FilterError(f"{node.sql()!r} is no field; a filter compares fields with values")
+            raise FilterError(
+                f"{node.sql()!r} is not a field; a filter compares fields with values"
+            )
         if node.name not in self.fields:
             known = ", ".join(sorted(self.fields)) or "none"
-            raise FilterError(f"no picture has the field '{node.name}' (there are: {known})")
+            raise FilterError(f"no image has the field '{node.name}' (fields: {known})")
         return self.fields[node.name]
 
     def _value(self, node: Node) -> Value:
@@ -156,50 +203,4 @@ class _Reader:
             return str(node.this) if node.is_string else float(node.this)
         if isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal) and node.this.is_number:
             return -float(node.this.this)
-        raise FilterError(f"{node.sql()!r} is no value; write a 'text', a number, true or false")
-
-
-def sql(condition: Condition) -> str:
-    """Write a condition for an engine that reads SQL."""
-    return _write(condition, _sql_comparison, _sql_missing)
-
-
-def milvus_expression(condition: Condition) -> str:
-    """Write a condition for Milvus, whose fields are dynamic: one may be missing."""
-    return _write(condition, _milvus_comparison, _milvus_missing)
-
-
-def _write(
-    condition: Condition,
-    comparison: Callable[[Comparison], str],
-    missing: Callable[[Missing], str],
-) -> str:
-    if isinstance(condition, Comparison):
-        return comparison(condition)
-    if isinstance(condition, Missing):
-        return missing(condition)
-    parts = (f"({_write(part, comparison, missing)})" for part in condition.parts)
-    return f" {condition.word} ".join(parts)
-
-
-def _sql_comparison(c: Comparison) -> str:
-    value = "'" + c.value.replace("'", "''") + "'" if isinstance(c.value, str) else _plain(c.value)
-    return f"{c.column} {c.operator} {value}"
-
-
-def _sql_missing(c: Missing) -> str:
-    return f"{c.column} is {'' if c.missing else 'not '}null"
-
-
-def _milvus_comparison(c: Comparison) -> str:
-    value = json.dumps(c.value, ensure_ascii=False) if isinstance(c.value, str) else _plain(c.value)
-    operator = "==" if c.operator == "=" else c.operator
-    return f"(exists {c.column}) and ({c.column} {operator} {value})"
-
-
-def _milvus_missing(c: Missing) -> str:
-    return f"{'not ' if c.missing else ''}(exists {c.column})"
-
-
-def _plain(value: float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+        raise FilterError(f"{node.sql()!r} is not a value; write a 'text', a number, true or false")

@@ -1,95 +1,103 @@
-"""A gallery: pictures with their vectors, to be filled, searched and looked after."""
+"""The gallery: an index of images and their captions that can be filled and searched."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
-from dualpath.gallery import upkeep
-from dualpath.gallery.errors import FilterError, GalleryError
-from dualpath.gallery.filled import Filled, read_filled, write_filled
+from dualpath.errors import FilterError, GalleryError
+from dualpath.gallery import maintenance, search
 from dualpath.gallery.filters import Condition, parse_filter
-from dualpath.gallery.rows import CaptionHit, Hit, Picture, learn_fields, to_picture
-from dualpath.gallery.store import Store, open_store
-from dualpath.vectors import Advance, Vectors, unwatched
+from dualpath.gallery.indexing import Indexer, IndexSummary, Runner
+from dualpath.gallery.info import GalleryInfo, read_info, register_fields
+from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
+from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit
+from dualpath.gallery.stores.base import Store
+from dualpath.gallery.stores.factory import open_store
+from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
 
 if TYPE_CHECKING:
-    from dualpath.embedding import DualPath
-    from dualpath.gallery.adding import Added
+    from dualpath.inference.model import DualPath
 
 Query = str | Path | Image.Image
 
 
 class Gallery:
-    """Pictures, captions and their vectors, kept by an embedded store or a cluster.
+    """An index of images, captions and their vectors.
+
+    Create one with :meth:`open`. A gallery remembers the folder of its model and loads it when a
+    method needs it.
+
+    Attributes:
+        address: of the gallery.
+        store: the engine that stores the rows.
+        info: the model, folders and metadata fields of the gallery.
 
     Example::
 
-        model = dualpath.load("bundle")
-        gallery = dualpath.Gallery.open("photos.db", model=model)
-        gallery.add("photos/")
-        for hit in gallery.search("a red bus", top=5):
-            print(hit.score, hit.picture.path)
-
-    Attributes:
-        address: where it is kept.
-        store: the engine behind it.
-        filled: what it was filled with.
+        with dualpath.Gallery.open("photos.db", model="bundle") as gallery:
+            gallery.add("photos/")
+            for hit in gallery.search("a red bus", top=5):
+                print(hit.score, hit.image.path)
     """
 
     def __init__(
-        self, address: str, store: Store, filled: Filled, model: "DualPath | None"
+        self,
+        address: str,
+        store: Store,
+        info: GalleryInfo,
+        model: "DualPath | None",
+        *,
+        exists: bool,
     ) -> None:
         self.address = address
         self.store = store
-        self.filled = filled
+        self.info = info
         self._model = model
-        self._begun = False
+        self._exists = exists
 
     @classmethod
-    def open(cls, address: str | Path, *, model: "DualPath | None" = None) -> "Gallery":
-        """Open a gallery, or begin one where there is none.
+    def open(
+        cls, address: str | Path, *, model: "DualPath | str | Path | None" = None
+    ) -> "Gallery":
+        """Open a gallery. If it does not exist, the first image that is added creates it.
 
         Args:
-            address: a folder for the embedded store, ``http://HOST:PORT/NAME`` for Milvus.
-            model: needed to fill and to search; looking and tidying up go without.
+            address: a folder (LanceDB), or ``http://HOST:PORT/NAME`` (Milvus).
+            model: a model, or the folder or hub id of a bundle, which is then loaded. None: the
+                model that filled the gallery, loaded when a method needs it.
 
         Raises:
-            GalleryError: there is none and no model to begin one with; it was filled with another
-                model; or it cannot be reached.
+            GalleryError: the gallery does not exist and ``model`` is None, another model has filled
+                it, or it cannot be read.
+            BundleError: the bundle does not exist or is damaged.
         """
         address = str(address)
         store = open_store(address)
-        about = store.read_about()
-        own = None if model is None else model.fingerprint
-        if about is not None:
-            filled = read_filled(address, about)
-            if model is not None and own != filled.model:
-                raise GalleryError(
-                    f"{address}: was filled with the model {filled.name} ({filled.model[:12]}), "
-                    f"not with {model.recipe.name} ({str(own)[:12]}); open it with that one"
-                    + (f", {filled.source}," if filled.source else "")
-                    + " or fill a new gallery"
-                )
-        elif model is None or own is None:
+        info = read_info(store, address)
+        if isinstance(model, str | Path):
+            model = load_bundle(model)
+        if info is not None:
+            if model is not None:
+                check_model(address, info, model)
+            return cls(address, store, info, model, exists=True)
+        if model is None:
             raise GalleryError(
-                f"{address}: no gallery; begin one with "
+                f"{address}: the gallery does not exist; create it with "
                 f"dualpath gallery add {address} FOLDER --model BUNDLE"
             )
-        else:
-            filled = Filled(own, model.recipe.name, model.source, model.dim, (), {})
-        gallery = cls(address, store, filled, model)
-        gallery._begun = about is not None
-        return gallery
+        return cls(address, store, new_info(model), model, exists=False)
 
     @property
     def model(self) -> "DualPath":
-        """The model; raises ``GalleryError`` if the gallery was opened without."""
+        """The model. It is loaded when it is first used.
+
+        Raises:
+            GalleryError: the model cannot be found or loaded, or has changed.
+        """
         if self._model is None:
-            raise GalleryError(f"{self.address}: open the gallery with its model for that")
+            self._model = load_recorded_model(self.address, self.info)
         return self._model
 
     def add(
@@ -98,200 +106,225 @@ class Gallery:
         *,
         roots: Sequence[str | Path] = (),
         ray: bool = False,
-        advance: Advance = unwatched,
-    ) -> "Added":
-        """Index the pictures of a folder, by its manifest or every picture file below it.
+        progress: Progress = no_progress,
+    ) -> IndexSummary:
+        """Index the images of a folder: those of its manifest, or all image files below it.
 
-        What is there already, by content, is left; what changed is embedded anew. An interrupted
-        call loses at most the last few hundred pictures, and the next one goes on.
+        Images that are already indexed are skipped. Images that have changed are written again. If
+        the call is interrupted, call it again to continue.
 
         Args:
             folder: with a manifest or without.
-            roots: more folders that pictures named by the manifest may lie in; nothing outside of
-                ``folder`` and these is indexed.
-            ray: read and embed on the Ray cluster of ``RAY_ADDRESS``, or on one started here; its
-                machines need to see the pictures and the model.
-            advance: called with the number of pictures done since the last call.
+            roots: more folders that images of the manifest may be in. Images outside of ``folder``
+                and these are left out.
+            ray: whether to embed on the Ray cluster of the environment variable ``RAY_ADDRESS``, or
+                on one that is started on this machine. The machines of the cluster must be able to
+                read the images and the bundle.
+            progress: called with the number of images finished since the last call.
 
         Raises:
-            ManifestError: the manifest is bad.
-            GalleryError: metadata does not fit what is there already.
+            ManifestError: the manifest is not valid.
+            GalleryError: a folder does not exist, or metadata does not fit the gallery's fields.
         """
-        from dualpath.gallery.adding import add_folder
+        runner = _ray_runner() if ray else None
+        indexer = Indexer(self.store, self.model, self.info, address=self.address)
+        try:
+            return indexer.add_folder(
+                Path(folder), [Path(root) for root in roots], runner=runner, progress=progress
+            )
+        finally:
+            self.info = indexer.info
 
-        return add_folder(self, Path(folder), [Path(root) for root in roots], advance, ray=ray)
-
-    def add_picture(
+    def add_image(
         self, path: Path, *, captions: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
-    ) -> Picture:
-        """Index one picture file of a folder that the gallery knows; return it.
+    ) -> GalleryImage:
+        """Index one image file, or replace its captions and metadata.
+
+        Args:
+            path: absolute path of a file in a folder of :meth:`add_root` or :meth:`add`.
+            captions: of the image.
+            metadata: of the image; its keys become fields.
 
         Raises:
-            PictureError: it is no sound picture.
-            FieldError: metadata does not fit what is there already.
+            ImageError: the file is missing or cannot be decoded.
+            FieldError: a value does not have the type of its field.
         """
-        from dualpath.gallery.adding import add_picture
+        indexer = Indexer(self.store, self.model, self.info, address=self.address)
+        try:
+            return indexer.add_image(path, captions=captions, metadata=metadata)
+        finally:
+            self.info = indexer.info
 
-        return add_picture(self, path, tuple(captions), dict(metadata or {}))
+    def add_root(self, folder: Path) -> None:
+        """Add a folder to those whose images may be indexed and shown."""
+        self.info = register_fields(self.store, self.address, self.info, [folder], [])
 
     def search(
         self,
         query: Query,
         *,
-        top: int = 10,
+        top: int = DEFAULT_TOP,
         where: str | None = None,
         min_probability: float | None = None,
     ) -> list[Hit]:
-        """Find the pictures nearest to a sentence (str) or a picture (Path or PIL), best first.
+        """Return the images nearest to a sentence or an image, best first.
 
         Args:
-            top: pictures to find.
-            where: a filter over the metadata (:mod:`dualpath.gallery.filters`).
-            min_probability: leave out what is less likely to fit a sentence.
+            query: a sentence (str) or an image (Path or PIL image).
+            top: number of images.
+            where: a filter by metadata (:mod:`dualpath.gallery.filters`).
+            min_probability: hide images that are less likely to fit a sentence; the result may be
+                empty.
 
         Raises:
-            FilterError: the filter is none, or a probability is asked for that there is not.
-            GalleryError: nothing was ever indexed.
-            PictureError: the query is no sound picture.
+            FilterError: the filter is not valid, or the model cannot compute probabilities.
+            GalleryError: the gallery is empty.
+            ImageError: the image is missing or cannot be decoded.
         """
         hits = self.search_vector(self.embed(query), top=top, where=where)
         if isinstance(query, str):
-            return self.judge(hits, min_probability)
+            return self.add_probabilities(hits, min_probability)
         if min_probability is not None:
-            raise FilterError("probabilities are of sentences; ask with a sentence")
+            raise FilterError("min_probability requires a sentence as the query, not an image")
         return hits
 
-    def judge(self, hits: Sequence[Hit], min_probability: float | None = None) -> list[Hit]:
-        """Tell how likely hits of a sentence fit it, and leave out those that are less likely.
-
-        Raises:
-            FilterError: the model gives no probabilities and one is asked for.
-        """
-        calibration = self.model.calibration
-        if calibration is None:
-            if min_probability is not None:
-                raise FilterError(
-                    f"{self.filled.name}: gives no probabilities, as it was trained without "
-                    "validation pictures; search without one, or train it with a split 'val'"
-                )
-            return list(hits)
-        judged = [replace(hit, probability=calibration.probability(hit.score)) for hit in hits]
-        return [hit for hit in judged if (hit.probability or 0.0) >= (min_probability or 0.0)]
-
     def search_captions(
-        self, query: Query, *, top: int = 10, where: str | None = None
+        self, query: Query, *, top: int = DEFAULT_TOP, where: str | None = None
     ) -> list[CaptionHit]:
-        """Find the captions nearest to a sentence or a picture; see :meth:`search`."""
-        found = self.store.search("captions", self.embed(query), top, self.condition(where))
-        owners = self._pictures("id", [row["picture"] for row, _ in found])
-        return [
-            CaptionHit(row["text"], owners[row["picture"]], score)
-            for row, score in found
-            if row["picture"] in owners  # else it is being removed
-        ]
+        """Return the captions nearest to a sentence or an image; see :meth:`search`."""
+        vector = self.embed(query)
+        return search.search_captions(self.store, vector, top, self.parse_filter(where))
 
     def search_vector(
-        self, vector: Vectors, *, top: int = 10, where: str | None = None
+        self, vector: Vectors, *, top: int = DEFAULT_TOP, where: str | None = None
     ) -> list[Hit]:
-        """Find the pictures nearest to a unit vector, (dim,) float32, of the gallery's model."""
-        if vector.shape != (self.filled.dim,):
-            raise GalleryError(
-                f"{self.address}: holds vectors of {self.filled.dim} numbers, the query has "
-                f"{vector.shape[-1]}; embed it with the gallery's model"
-            )
-        found = self.store.search("pictures", vector, top, self.condition(where))
-        return [Hit(to_picture(row), score) for row, score in found]
+        """Return the images nearest to a unit vector of the gallery's model, (dim,) float32.
 
-    def similar(self, picture: str, *, top: int = 10, where: str | None = None) -> list[Hit]:
-        """Find the pictures nearest to one of the gallery, by its id; that one is left out."""
-        rows = self.store.get("pictures", "id", [picture], vectors=True)
-        if not rows:
-            raise KeyError(picture)
-        vector = np.asarray(rows[0]["vector"], np.float32)
+        Raises:
+            FilterError: the filter is not valid.
+            GalleryError: the vector has another length, or the gallery is empty.
+        """
+        if vector.shape != (self.info.dim,):
+            raise GalleryError(
+                f"{self.address}: the query has {vector.shape[-1]} dimensions, but the gallery has "
+                f"{self.info.dim}; embed the query with the gallery's model"
+            )
+        return search.search_images(self.store, vector, top, self.parse_filter(where))
+
+    def similar(
+        self, image_id: str, *, top: int = DEFAULT_TOP, where: str | None = None
+    ) -> list[Hit]:
+        """Return the images nearest to an image of the gallery, without that image.
+
+        Raises:
+            UnknownImageError: no image has this id.
+        """
+        self._require_exists()
+        vector = search.get_vector(self.store, image_id)
         hits = self.search_vector(vector, top=top + 1, where=where)
-        return [hit for hit in hits if hit.picture.id != picture][:top]
+        return [hit for hit in hits if hit.image.id != image_id][:top]
+
+    def add_probabilities(
+        self, hits: Sequence[Hit], min_probability: float | None = None
+    ) -> list[Hit]:
+        """Add to the hits of a sentence the probability that they fit it.
+
+        Args:
+            hits: of a sentence.
+            min_probability: hits with a lower probability are left out.
+
+        Raises:
+            FilterError: ``min_probability`` is given, but the model cannot compute probabilities.
+        """
+        calibration = self.model.calibration
+        if calibration is not None:
+            return search.with_probabilities(hits, calibration, min_probability)
+        if min_probability is None:
+            return list(hits)
+        raise FilterError(
+            f"{self.info.name}: the model cannot compute probabilities, because it was trained "
+            "without validation images; remove min_probability, or train with a split 'val'"
+        )
 
     def embed(self, query: Query) -> Vectors:
-        """Embed a sentence or a picture as a unit vector, (dim,) float32."""
+        """Return the unit vector of a sentence or an image, (dim,) float32."""
         if isinstance(query, str):
             vector: Vectors = self.model.embed_texts([query])[0]
-            return vector
-        return self.model.embed_images([query])[0]  # type: ignore[no-any-return]
+        else:
+            vector = self.model.embed_images([query])[0]
+        return vector
 
-    def condition(self, where: str | None) -> Condition | None:
-        """Read a filter over the gallery's fields; raises ``FilterError`` if it is none."""
-        self._check_filled()
-        return parse_filter(where, self.filled.fields) if where and where.strip() else None
+    def parse_filter(self, where: str | None) -> Condition | None:
+        """Parse a filter over the gallery's fields. None or blank: no filter.
 
-    def get(self, picture: str) -> Picture | None:
-        """Return a picture by its id."""
-        return self._pictures("id", [picture]).get(picture)
+        Raises:
+            FilterError: the filter is not valid.
+            GalleryError: the gallery is empty.
+        """
+        self._require_exists()
+        return parse_filter(where, self.info.fields) if where and where.strip() else None
+
+    def get(self, image_id: str) -> GalleryImage | None:
+        """Return the image with an id. None: there is none."""
+        self._require_exists()
+        return search.get_images(self.store, [image_id]).get(image_id)
 
     def __len__(self) -> int:
-        return self.store.count("pictures") if self._begun else 0
+        return self.store.count(IMAGES) if self._check_exists() else 0
 
-    def remove(self, *what: str | Path) -> int:
-        """Remove pictures by id, by path, or all below a folder; return how many went."""
-        self._check_filled()
-        return upkeep.remove(self.store, what)
+    def remove(self, *targets: str | Path) -> int:
+        """Remove images by id, by file or by folder. The files are not deleted.
 
-    def sync(self, advance: Advance = unwatched) -> int:
-        """Remove the pictures whose files are gone from disk; return how many went.
+        Returns:
+            The number of images removed.
+        """
+        self._require_exists()
+        return maintenance.remove(self.store, targets)
+
+    def sync(self, progress: Progress = no_progress) -> int:
+        """Remove the images whose files do not exist. Return the number of images removed.
 
         Raises:
-            GalleryError: a whole folder that was indexed is gone, as when a disk is not mounted.
+            GalleryError: an indexed folder does not exist, for example because its disk is not
+                mounted; nothing is removed.
         """
-        self._check_filled()
-        return upkeep.sync(self.store, self.filled.roots, advance)
+        self._require_exists()
+        return maintenance.sync(self.store, self.info.roots, progress)
 
-    def verify(self, advance: Advance = unwatched) -> list[str]:
-        """Compare everything stored with itself and with the files; return what is wrong."""
-        self._check_filled()
-        return upkeep.verify(self.store, self.filled.dim, advance)
+    def verify(self, progress: Progress = no_progress) -> list[str]:
+        """Check the rows of the gallery and the image files. Return the problems, a line each."""
+        self._require_exists()
+        return maintenance.verify(self.store, self.info.dim, progress)
 
     def export(self, path: str | Path) -> int:
-        """Write pictures, metadata and vectors to a Parquet file; return the number of rows."""
-        self._check_filled()
-        return upkeep.export(self.store, self.filled.dim, Path(path))
+        """Write images, captions, metadata and vectors to a Parquet file.
 
-    def facets(self, most: int = 20) -> dict[str, list[tuple[Any, int]]]:
-        """Return the fields with at most so many different values: each with its count."""
-        self._check_filled()
-        return upkeep.facets(self.store, self.filled.fields, most)
+        Returns:
+            The number of images.
+        """
+        self._require_exists()
+        return maintenance.export(self.store, self.info.dim, Path(path))
 
-    def learn(self, roots: Sequence[Path], told: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Remember folders and metadata fields (names of pictures with their metadata)."""
-        with self.store.writing():
-            self.refresh()
-            if not self._begun:
-                self.store.write_about(write_filled(self.filled))
-            known = self.filled
-            fields = learn_fields(known.fields, told)
-            new_roots = [root for root in roots if root not in known.roots]
-            self.filled = replace(known, roots=(*known.roots, *new_roots), fields=fields)
-            if self.filled != known:
-                self.store.add_fields(fields)
-                self.store.write_about(write_filled(self.filled))
-        self._begun = True
+    def facets(self, max_values: int = 20) -> dict[str, list[tuple[Any, int]]]:
+        """Return the values of the metadata fields and the number of images with each.
+
+        Fields with more than ``max_values`` different values are left out.
+        """
+        self._require_exists()
+        return maintenance.facets(self.store, self.info.fields, max_values)
 
     def refresh(self) -> None:
-        """Learn what other processes have written about the gallery.
+        """Read what other processes have written about the gallery.
 
         Raises:
-            GalleryError: it has been begun anew with another model.
+            GalleryError: the gallery was created again with another model.
         """
-        about = self.store.read_about()
-        self._begun = about is not None
-        if about is not None:
-            filled = read_filled(self.address, about)
-            if filled.model != self.filled.model:
-                raise GalleryError(
-                    f"{self.address}: was filled anew with another model; open it again"
-                )
-            self.filled = filled
+        info = read_info(self.store, self.address, self.info.fingerprint)
+        self._exists = info is not None
+        self.info = info or self.info
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the files and connections of the gallery."""
         self.store.close()
 
     def __enter__(self) -> "Gallery":
@@ -300,14 +333,21 @@ class Gallery:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pictures(self, column: str, values: Sequence[str]) -> dict[str, Picture]:
-        rows = self.store.get("pictures", column, sorted(set(values))) if values else []
-        return {row["id"]: to_picture(row) for row in rows}
-
-    def _check_filled(self) -> None:
-        if not self._begun:
+    def _check_exists(self) -> bool:
+        if not self._exists:
             self.refresh()
-        if not self._begun:
+        return self._exists
+
+    def _require_exists(self) -> None:
+        if not self._check_exists():
             raise GalleryError(
-                f"{self.address}: holds nothing yet; fill it with dualpath gallery add"
+                f"{self.address}: the gallery is empty; add images with dualpath gallery add"
             )
+
+
+def _ray_runner() -> Runner:
+    try:
+        from dualpath.gallery.ray_indexing import run_on_ray
+    except ImportError as error:
+        raise GalleryError("--ray requires Ray: pip install 'dualpath[ray]'") from error
+    return run_on_ray

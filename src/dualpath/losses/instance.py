@@ -1,4 +1,4 @@
-"""Instance loss: every image-text group is a class, told apart by one classifier for both paths.
+"""Instance loss: every image-text group is a class of one classifier that both encoders share.
 
 Zheng et al., "Dual-Path Convolutional Image-Text Embeddings with Instance Loss", section 3.3,
 eq. 3 to 5.
@@ -12,10 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dualpath.losses.parts import mean_over_parts
-from dualpath.processes import as_one, block, of_all, processes, rank
+from dualpath.distributed.collectives import (
+    apply_sharded,
+    as_dtensor,
+    rank,
+    shard_slice,
+    world_size,
+)
+from dualpath.losses.ensemble import mean_over_heads
 
-_DRAWN = 65_536  # rows drawn at a time
+_CHUNK = 65_536  # rows drawn at a time
 
 
 def instance_loss(
@@ -23,36 +29,40 @@ def instance_loss(
     weight: Tensor,
     instance_ids: Tensor,
     *,
-    scale: float | None = None,
+    logit_scale: float | None = None,
 ) -> Tensor:
     """Cross-entropy of features over all instances.
 
     Args:
         features: (batch, dim).
         weight: (instances, dim), the shared classifier.
-        instance_ids: (batch,) int64; -1 is no class and does not count.
-        scale: none for plain linear logits (the paper); else features and weights are normalised
-            and their cosine is multiplied by it.
+        instance_ids: (batch,) int64; rows with -1 have no class and do not count.
+        logit_scale: features and weights are normalised and their cosine is multiplied by this
+            value. None: plain dot products (the paper).
 
     Returns:
-        The mean loss, a scalar; 0 when nothing counts.
+        The mean loss of the rows that count, a scalar; 0 if none counts.
 
-    Example:
-        >>> features, weight = torch.eye(2), torch.eye(2)
-        >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
-        0.3133
+    >>> features, weight = torch.eye(2), torch.eye(2)
+    >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
+    0.3133
     """
-    return _mean(_row_losses(features, weight, instance_ids, scale), instance_ids)
+    return _mean(_row_losses(features, weight, instance_ids, logit_scale), instance_ids)
 
 
 class _Sample(NamedTuple):
-    """The classes of a step: of each process as many, first its own of the batch.
+    """The classes that take part in a step.
 
-    So every process knows in which column a class of the batch is, whoever holds it.
+    Every process takes the same number of classes, first those of the batch, so every process
+    knows the column of each class of the batch.
 
-    rows: (width or fewer,) int64, those of this process, counted within its block.
-    present: sorted classes of the batch. each: the classes of a process. counts: (processes,)
-    int64, how many of ``present`` each has. total: of the rows of all.
+    Attributes:
+        rows: (width or fewer,) int64, classes of this process, counted within its shard.
+        present: sorted classes of the batch.
+        each: classes in a shard.
+        counts: (world size,) int64, how many of ``present`` each process holds.
+        width: classes that each process takes.
+        total: classes that all processes take together.
     """
 
     rows: Tensor
@@ -63,7 +73,7 @@ class _Sample(NamedTuple):
     total: int
 
     def columns(self, classes: Tensor) -> Tensor:
-        """Return the columns of classes among the rows of all processes; -1 stays."""
+        """Return the columns of classes among those of the step; -1 stays -1."""
         owners = classes.clamp(min=0) // self.each
         before = self.counts.cumsum(0) - self.counts
         places = torch.searchsorted(self.present, classes) - before[owners]
@@ -71,26 +81,26 @@ class _Sample(NamedTuple):
 
 
 class InstanceClassifier(nn.Module):
-    """The shared classifier ``W_share`` and the loss of either path through it.
+    """The shared classifier ``W_share`` of the paper, and the loss of each encoder through it.
 
-    Where several processes train, each holds a block of the classes, and the softmax is taken over
-    all of them (under :func:`torch.distributed.tensor.parallel.loss_parallel`, backward pass
-    included): the classifier need not fit into one machine.
+    With several processes, each holds a shard of the classes, and the softmax is taken over all of
+    them (the backward pass needs :func:`torch.distributed.tensor.parallel.loss_parallel`). The
+    classifier therefore need not fit into one machine.
 
     Args:
         dim: width of the features.
-        class_of: (instances,) int64, the class of each instance: itself in the paper, a cluster
-            in its ablation.
-        shared: false gives the text path a classifier of its own (ablation).
-        projection: project features to so many numbers first, which makes the classifier smaller.
-        fraction: of the classes, so many are in a step: those of the batch, and others drawn at
-            random (An et al., "Partial FC", ICCV workshops 2021). Gradients are then sparse.
-        parts: of features and classifier, each of which tells the classes apart by itself.
+        class_of: (instances,) int64, the class of each instance: itself in the paper, a cluster in
+            an ablation.
+        shared: false gives the captions a classifier of their own (ablation).
+        projection_dim: project features to this width first, for a smaller classifier.
+        sample_rate: share of the classes in a step: those of the batch and others drawn at random
+            (An et al., "Partial FC", ICCV workshops 2021). Below 1, gradients are sparse.
+        num_heads: equal parts of the features, each classified by itself.
 
     Attributes:
-        classes: how many there are. own: those of this process.
-        weight: (own classes, width), uniform in +-0.1 sqrt(3 / width) at first (authors' code).
-        own_text_weight: of the same shape; none if shared.
+        classes: number of classes. own: the classes of this process, a slice.
+        weight: (own classes, width), initially uniform in +-0.1 sqrt(3 / width) (authors' code).
+        own_text_weight: of the same shape; None if shared.
 
     Raises:
         ValueError: there are fewer classes than processes.
@@ -104,27 +114,27 @@ class InstanceClassifier(nn.Module):
         class_of: Tensor,
         *,
         shared: bool = True,
-        projection: int | None = None,
-        fraction: float = 1.0,
-        parts: int = 1,
+        projection_dim: int | None = None,
+        sample_rate: float = 1.0,
+        num_heads: int = 1,
     ) -> None:
         super().__init__()
         self.register_buffer("class_of", class_of, persistent=False)
         self.classes = int(class_of.max()) + 1
-        self.own = block(self.classes)
-        self.fraction = fraction
-        self.parts = parts
-        width = projection or dim
+        self.own = shard_slice(self.classes)
+        self.sample_rate = sample_rate
+        self.num_heads = num_heads
+        width = projection_dim or dim
         self.weight = nn.Parameter(self._draw(width))
         self.own_text_weight = None if shared else nn.Parameter(self._draw(width))
-        self.projection = nn.Linear(dim, width, bias=False) if projection else None
+        self.projection = nn.Linear(dim, width, bias=False) if projection_dim else None
 
     def _draw(self, width: int) -> Tensor:
-        """Draw this process's rows; every number of processes draws the same numbers."""
+        """Draw this process's rows; the values do not depend on the number of processes."""
         bound = 0.1 * math.sqrt(3 / width)
         rows = []
-        for start in range(0, self.classes, _DRAWN):
-            end = min(start + _DRAWN, self.classes)
+        for start in range(0, self.classes, _CHUNK):
+            end = min(start + _CHUNK, self.classes)
             block = torch.empty(end - start, width).uniform_(-bound, bound)
             first, last = max(start, self.own.start), min(end, self.own.stop)
             if first < last:
@@ -132,11 +142,11 @@ class InstanceClassifier(nn.Module):
         return torch.cat(rows)
 
     def row_names(self) -> list[str]:
-        """The names of the parameters that hold a row a class."""
+        """Return the names of the parameters with one row per class."""
         return ["weight"] + ([] if self.own_text_weight is None else ["own_text_weight"])
 
     def weights(self) -> list[nn.Parameter]:
-        """Those parameters: the shared classifier alone, or the one of each path."""
+        """Return these parameters: the shared classifier, or one for each encoder."""
         return [self.get_parameter(name) for name in self.row_names()]
 
     def forward(
@@ -146,14 +156,16 @@ class InstanceClassifier(nn.Module):
         image_ids: Tensor,
         text_ids: Tensor,
         *,
-        scale: float | None = None,
+        logit_scale: float | None = None,
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Return :func:`instance_loss` of both paths, each after dropout.
+        """Return the :func:`instance_loss` of images and of captions, each after dropout.
 
         Args:
             image_features: (n, dim). text_features: (m, dim).
             image_ids: (n,) int64, instances; -1 is none. text_ids: (m,) int64.
+            logit_scale: as in :func:`instance_loss`.
+            dropout: dropout rate of the features.
         """
         image_classes, text_classes = (
             torch.where(ids < 0, ids, self.class_of[ids]) for ids in (image_ids, text_ids)
@@ -168,15 +180,15 @@ class InstanceClassifier(nn.Module):
             if sample is not None:
                 weight = F.embedding(sample.rows, weight, sparse=True)
                 classes, total = sample.columns(classes), sample.total
-            of_part = partial(_row_losses, instance_ids=classes, scale=scale)
-            return as_one(
-                lambda *both: mean_over_parts(of_part, self.parts, *both),
+            of_part = partial(_row_losses, instance_ids=classes, logit_scale=logit_scale)
+            return apply_sharded(
+                lambda *both: mean_over_heads(of_part, self.num_heads, *both),
                 features,
-                of_all(weight, total),
+                as_dtensor(weight, total),
             )
 
         paths = [(image_features, image_classes), (text_features, text_classes)]
-        if self.own_text_weight is None:  # a pass over the classes costs more than its rows
+        if self.own_text_weight is None:  # one pass over many classes instead of two
             features, classes = (torch.cat(both) for both in zip(*paths, strict=True))
             losses = row_losses(features, self.weight, classes)
             image_losses, text_losses = losses.tensor_split([len(image_ids)])
@@ -188,13 +200,13 @@ class InstanceClassifier(nn.Module):
         return _mean(image_losses, image_classes), _mean(text_losses, text_classes)
 
     def _sample(self, present: Tensor) -> "_Sample | None":
-        """Draw the classes of a step: those of the batch and others; none: all of them."""
-        if self.fraction == 1.0 or not self.training:
+        """Draw the classes of a step: those of the batch and others. None: all classes."""
+        if self.sample_rate == 1.0 or not self.training:
             return None
         present = torch.unique(present[present >= 0])
-        each, others = -(-self.classes // processes()), processes() - 1
-        counts = torch.bincount(present // each, minlength=processes())
-        width = max(round(self.fraction * each), int(counts.max()))
+        each, others = -(-self.classes // world_size()), world_size() - 1
+        counts = torch.bincount(present // each, minlength=world_size())
+        width = max(round(self.sample_rate * each), int(counts.max()))
         drawn = torch.randperm(self.own.stop - self.own.start, device=present.device)[:width]
         local = present[present // each == rank()] - self.own.start
         drawn = drawn[~torch.isin(drawn, local)][: len(drawn) - len(local)]
@@ -204,26 +216,26 @@ class InstanceClassifier(nn.Module):
 
 
 def _row_losses(
-    features: Tensor, weight: Tensor, instance_ids: Tensor, scale: float | None
+    features: Tensor, weight: Tensor, instance_ids: Tensor, logit_scale: float | None
 ) -> Tensor:
-    """Return the cross-entropy of each row, (batch,); 0 where it has no class."""
-    logits = _logits(features, weight, scale)
+    """Return the cross-entropy of each row, (batch,); 0 where the row has no class."""
+    logits = _logits(features, weight, logit_scale)
     return F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="none")
 
 
 def _mean(row_losses: Tensor, classes: Tensor) -> Tensor:
-    """Return the mean of those that have a class."""
+    """Return the mean over the rows that have a class."""
     mean: Tensor = row_losses.sum() / (classes >= 0).sum().clamp(min=1)
     return mean
 
 
-def _logits(features: Tensor, weight: Tensor, scale: float | None) -> Tensor:
-    """Return plain logits or scaled cosines, (batch, classes), in single precision at least."""
-    logits = F.linear(features if scale is None else F.normalize(features), weight)
-    if logits.dtype in (torch.bfloat16, torch.float16):  # the product alone is taken in less
+def _logits(features: Tensor, weight: Tensor, logit_scale: float | None) -> Tensor:
+    """Return plain logits or scaled cosines, (batch, classes), in single precision or better."""
+    logits = F.linear(features if logit_scale is None else F.normalize(features), weight)
+    if logits.dtype in (torch.bfloat16, torch.float16):  # only the product is in reduced precision
         logits = logits.float()
-    if scale is None:
+    if logit_scale is None:
         return logits
-    # Lengths are divided out of the logits: a normalised copy of the classes is far larger.
+    # Dividing the logits by the lengths avoids a normalised copy of all classes.
     lengths: Tensor = torch.linalg.vector_norm(weight, dim=1).clamp(min=1e-12)
-    return logits * (scale / lengths)
+    return logits * (logit_scale / lengths)

@@ -1,0 +1,1 @@
+"""The networks: image encoder, text encoders and the two together."""

@@ -1,4 +1,4 @@
-"""What both paths share: the authors' batch normalisation and initialisation."""
+"""Layers that both encoders share: batch normalisation, initialisation and heads."""
 
 import math
 from collections.abc import Iterator
@@ -7,30 +7,31 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dualpath.processes import processes, sum_over_processes
+from dualpath.distributed.collectives import all_reduce_sum, world_size
 
 _RUNNING_RATE = 0.05
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation whose batch is that of all processes which train together.
+    """Batch normalisation over the rows of all processes.
 
-    torch's own (SyncBatchNorm) needs GPUs.
+    torch's own SyncBatchNorm needs GPUs.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (rows, channels); the rows of a process may be more or fewer than others'."""
-        if not self.training or processes() == 1:
+        """Normalise (rows, channels); processes may have different numbers of rows."""
+        if not self.training or world_size() == 1:
             return super().forward(x)
-        x = x.to(self.weight.dtype)  # under mixed precision the statistics are kept in full
-        rows = sum_over_processes(x.new_tensor(float(len(x))))
-        mean = sum_over_processes(x.sum(dim=0)) / rows
+        x = x.to(self.weight.dtype)  # statistics stay in single precision under autocast
+        rows = all_reduce_sum(x.new_tensor(float(len(x))))
+        mean = all_reduce_sum(x.sum(dim=0)) / rows
         centred = x - mean
-        variance = sum_over_processes(centred.square().sum(dim=0)) / rows
+        variance = all_reduce_sum(centred.square().sum(dim=0)) / rows
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
             self.running_mean.lerp_(mean, _RUNNING_RATE)
             self.running_var.lerp_(variance * rows / (rows - 1), _RUNNING_RATE)
             self.num_batches_tracked += 1
@@ -38,30 +39,36 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def batch_norm(channels: int) -> BatchNorm:
-    """Batch normalisation of new layers: epsilon 1e-3, running rate 0.05 (authors' code)."""
+    """Return batch normalisation with epsilon 1e-3 and running rate 0.05 (authors' code)."""
     return BatchNorm(channels, eps=1e-3, momentum=_RUNNING_RATE)
 
 
-class SideBySide(nn.ModuleList):
-    """Modules that see the same; what they give stands side by side, (batch, sum of widths)."""
+class Concat(nn.ModuleList):
+    """Modules with the same input whose outputs are concatenated, (batch, sum of widths)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Call all of them."""
+        """Call all modules."""
         return torch.cat([module(x) for module in self], dim=1)
 
 
-def head(
-    features: int, hidden: int, dim: int, *, dropout: float = 0.0, parts: int = 1
+def projection_head(
+    features: int, hidden: int, dim: int, *, dropout: float = 0.0, num_heads: int = 1
 ) -> nn.Module:
-    """Linear, BN, ReLU, linear, BN: what stands between pretrained features and the space.
+    """Return linear, BN, ReLU, linear, BN: the layers between pretrained features and the space.
 
     Args:
-        dropout: of the hidden layer.
-        parts: of the output, each with layers of its own.
+        features: width of the input. hidden: of the hidden layer. dim: of the output.
+        dropout: dropout rate of the hidden layer.
+        num_heads: equal parts of the output, each with layers of its own.
+
+    >>> projection_head(8, 4, 6, num_heads=2)(torch.zeros(3, 8)).shape
+    torch.Size([3, 6])
     """
-    if parts > 1:
-        own = (head(features, hidden, dim // parts, dropout=dropout) for _ in range(parts))
-        return SideBySide(own)
+    if num_heads > 1:
+        width = dim // num_heads
+        return Concat(
+            projection_head(features, hidden, width, dropout=dropout) for _ in range(num_heads)
+        )
     layers = nn.Sequential(
         nn.Linear(features, hidden, bias=False),
         batch_norm(hidden),
@@ -74,15 +81,15 @@ def head(
 
 
 def initialise_linear(module: nn.Module) -> None:
-    """Uniform in +-sqrt(3 / fan_in), a variance of 1 / fan_in (authors' code)."""
+    """Draw weights uniformly in +-sqrt(3 / fan_in), a variance of 1 / fan_in (authors' code)."""
     if isinstance(module, nn.Linear):
         bound = math.sqrt(3 / module.in_features)
         nn.init.uniform_(module.weight, -bound, bound)
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and back as it was."""
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and restore its mode afterwards."""
     was_training = network.training
     network.eval()
     try:

@@ -1,7 +1,7 @@
-"""Checkpoints: the state of a training from which it goes on after an interruption.
+"""Checkpoints: the state from which a training continues after an interruption.
 
-What all processes have alike is in one file; the rows of the classifier, with what the optimiser
-keeps for them, are in a file of each process, which no process needs to read whole.
+State that is equal in all processes is in one file. The rows of the classifier, with the state of
+their optimiser, are in one file per process, so no process needs to read them all.
 """
 
 import os
@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
-from dualpath.processes import processes, rank
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, read or continued; the message says the mend."""
+from dualpath.distributed.collectives import rank, world_size
+from dualpath.errors import CheckpointError
+from dualpath.losses.instance import InstanceClassifier
+from dualpath.training.optim import Optimizers
+from dualpath.utils.files import atomic_path
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a training is.
 
-    stage, epoch, step: the next step to do; ``step`` counts within the epoch.
-    totals: sums of the losses over the steps of the epoch so far.
-    history: one entry an epoch with losses and validation.
-    best: the best validation so far (empty: none yet).
+    Attributes:
+        stage, epoch, step: of the next step; ``step`` counts within the epoch.
+        totals: sums of the losses over the finished steps of the epoch.
+        history: for each finished epoch its losses and validation.
+        best: the best validation so far; empty if there is none.
     """
 
     stage: int = 0
@@ -38,21 +39,64 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(
-    path: Path, state: dict[str, Any], rows: dict[str, Any], progress: Progress
+def save_training(
+    path: Path,
+    network: nn.Module,
+    classifier: InstanceClassifier,
+    optimizers: Optimizers | None,
+    progress: TrainingState,
 ) -> None:
-    """Write a checkpoint, whole or not at all: a kill at any moment leaves the one before.
+    """Write a checkpoint; all processes call it together.
 
-    All processes call it together.
+    A kill at any moment leaves the previous checkpoint intact.
 
-    Args:
-        path: of the file that names the others, which lie beside it.
-        state: what all processes have alike.
-        rows: what this one has alone; nested, every matrix in it a row a class.
+    Raises:
+        CheckpointError: a file cannot be written.
     """
-    place = f"{path.stem}.{progress.stage}-{progress.epoch}-{progress.step}"
-    names = [f"{place}.{number + 1}-of-{processes()}.pt" for number in range(processes())]
-    _write(path.with_name(names[rank()]), rows)
+    replicated = classifier.state_dict()
+    sharded: dict[str, Any] = {
+        "weights": {name: replicated.pop(name) for name in classifier.row_names()}
+    }
+    state = {"network": network.state_dict(), "classifier": replicated}
+    if optimizers is not None:
+        state["optimizer"] = optimizers.network.state_dict()
+        sharded["optimizer"] = optimizers.classifier.state_dict()
+    _save(path, state, sharded, progress)
+
+
+def load_training(
+    path: Path, network: nn.Module, classifier: InstanceClassifier
+) -> tuple[TrainingState, list[dict[str, Any]] | None]:
+    """Load the weights of network and classifier from a checkpoint.
+
+    Returns:
+        How far the training was, and the states of its two optimisers if they were saved.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or was written by another version.
+    """
+    state = _read(path)
+    try:
+        progress = TrainingState(**state.pop("progress"))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: written by another version of dualpath; remove it and start again"
+        ) from error
+    shards = [_read(path.with_name(name), mapped=True) for name in state["rows"]]
+    sharded: dict[str, Any] = _concatenate(shards, classifier.own)
+    network.load_state_dict(state["network"])
+    classifier.load_state_dict({**state["classifier"], **sharded["weights"]})
+    has_optimizer = "optimizer" in state
+    return progress, [state["optimizer"], sharded["optimizer"]] if has_optimizer else None
+
+
+def _save(
+    path: Path, state: dict[str, Any], sharded: dict[str, Any], progress: TrainingState
+) -> None:
+    """Write the shard of each process, then the file that names the shards."""
+    stem = f"{path.stem}.{progress.stage}-{progress.epoch}-{progress.step}"
+    names = [f"{stem}.{number + 1}-of-{world_size()}.pt" for number in range(world_size())]
+    _write(path.with_name(names[rank()]), sharded)
     _wait()
     if rank() == 0:
         _write(path, {**state, "rows": names, "progress": asdict(progress)})
@@ -62,64 +106,44 @@ def save_checkpoint(
     _wait()
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], Progress]:
-    """Read what all processes have alike, and under ``rows`` the names of the other files.
-
-    Tensors and plain values alone are accepted, no pickled code.
-    """
-    state = _read(path)
-    try:
-        return state, Progress(**state.pop("progress"))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: is of another version of dualpath; remove it and start anew"
-        ) from error
-
-
-def load_rows(files: list[Path], own: slice) -> dict[str, Any]:
-    """Put together the rows ``own`` of what the processes had, however many they were."""
-    rows: dict[str, Any] = _joined([_read(file, mapped=True) for file in files], own)
-    return rows
-
-
-def _joined(pieces: list[Any], own: slice) -> Any:
-    first = pieces[0]
+def _concatenate(shards: list[Any], own: slice) -> Any:
+    """Return the rows ``own`` of nested dictionaries of matrices, for any number of shards."""
+    first = shards[0]
     if isinstance(first, dict):
-        return {key: _joined([piece[key] for piece in pieces], own) for key in first}
+        return {key: _concatenate([shard[key] for shard in shards], own) for key in first}
     if not (isinstance(first, Tensor) and first.ndim == 2):
         return first
     chosen, start = [], 0
-    for piece in pieces:
-        chosen.append(piece[max(0, own.start - start) : max(0, own.stop - start)])
-        start += len(piece)
+    for shard in shards:
+        chosen.append(shard[max(0, own.start - start) : max(0, own.stop - start)])
+        start += len(shard)
     return torch.cat(chosen)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint cannot be written ({error}); make room and add --resume"
+            f"{path}: the checkpoint cannot be written ({error}); free some disk space and add "
+            "--resume"
         ) from error
 
 
 def _read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read tensors and plain values; pickled code is refused."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises whatever its layers below raise
+    except Exception as error:  # torch raises errors of its dependencies
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}); remove it and start anew"
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); remove it and start again"
         ) from error
     return state
 
 
 def _wait() -> None:
-    if processes() > 1:
+    if world_size() > 1:
         dist.barrier()

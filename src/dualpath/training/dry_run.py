@@ -1,28 +1,29 @@
-"""What a recipe asks for, without its data: parameter groups, rates, memory."""
+"""What a recipe needs, without its data: parameter groups, learning rates and memory."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
+from dualpath.errors import RecipeError
 from dualpath.losses.instance import InstanceClassifier
-from dualpath.models.dual_path import build_network, complete_recipe
-from dualpath.recipe import ExpectedRecipe, Recipe, StageRecipe
-from dualpath.recipe_file import RecipeError
-from dualpath.training.stages import (
-    augment_words,
-    build_classifier,
-    build_optimizers,
-    freeze,
-    parameter_groups,
-)
+from dualpath.models.backbones import resolve_recipe
+from dualpath.models.dual_encoder import DualEncoder, build_network
+from dualpath.recipes.schema import ExpectedRecipe, Recipe, ResolvedRecipe
+from dualpath.recipes.stages import StageRecipe
+from dualpath.training.optim import build_classifier, build_optimizers, freeze, parameter_groups
 
-_MEASURED = (2, 4)  # pictures of the two batches whose difference is what a picture needs
+_FEW, _MORE = 2, 4  # images of two batches; the difference is the memory per image
+_WORDS = 12  # of a typical caption
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """A group of parameters in a stage; ``lr`` 0 and no decay: it is frozen."""
+    """A parameter group in a stage.
+
+    Attributes:
+        parameters: number of parameters. lr: learning rate; 0 if the group is frozen.
+    """
 
     name: str
     parameters: int
@@ -32,55 +33,59 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage: its groups, and its memory in bytes.
+    """A stage: its parameter groups, and its memory in bytes.
 
-    ``activations`` is what backward needs of a batch, extrapolated from two small ones.
+    Attributes:
+        activations: kept for the backward pass of a batch, extrapolated from two small batches.
     """
 
     name: str
     groups: list[GroupPlan]
     weights: int
     gradients: int
-    optimiser: int
+    optimizer: int
     activations: int
 
     @property
     def memory(self) -> int:
-        """All of it, without the libraries and the data."""
-        return self.weights + self.gradients + self.optimiser + self.activations
+        """All of these bytes, without the libraries and the data."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+class _Training(NamedTuple):
+    recipe: ResolvedRecipe
+    expected: ExpectedRecipe
+    network: DualEncoder
+    classifier: InstanceClassifier
 
 
 def dry_run(recipe: Recipe) -> list[StagePlan]:
-    """Build everything a recipe trains, with random weights, and tell what each stage needs.
+    """Build the networks of a recipe with random weights, and return what each stage needs.
 
-    Sizes that depend on data are those the recipe expects.
+    Sizes of the data are those of the recipe's ``expected``.
 
     Raises:
         RecipeError: the recipe has no ``expected``.
-        BackboneError: there is no such backbone.
+        BackboneError, TextEncoderError: an encoder cannot be built.
     """
     expected = recipe.expected
     if expected is None:
         raise RecipeError(
             f"recipe {recipe.name}: a dry run needs the sizes of the data; add "
-            "--set expected.words=N --set expected.pictures=N --set expected.instances=N"
+            "--set expected.words=N --set expected.images=N --set expected.instances=N"
         )
-    recipe = complete_recipe(recipe)
-    rows = expected.words + (1 if recipe.text_encoder.vocabulary == "paper" else 2)
-    network = build_network(recipe, rows)
-    class_of = torch.arange(recipe.classifier.clusters or expected.instances)
+    resolved = resolve_recipe(recipe)
+    special = 1 if resolved.text_encoder.vocabulary == "paper" else 2  # padding and [UNK]
+    network = build_network(resolved, expected.words + special)
+    class_of = torch.arange(resolved.classifier.clusters or expected.instances)
     with torch.device("meta"):  # only its size is needed, and it may be the largest part
-        classifier = build_classifier(recipe, class_of)
-    return [_plan(stage, recipe, network, classifier, expected) for stage in recipe.stages]
+        classifier = build_classifier(resolved, class_of)
+    training = _Training(resolved, expected, network, classifier)
+    return [_plan(stage, training) for stage in resolved.stages]
 
 
-def _plan(
-    stage: StageRecipe,
-    recipe: Recipe,
-    network: Any,
-    classifier: InstanceClassifier,
-    expected: ExpectedRecipe,
-) -> StagePlan:
+def _plan(stage: StageRecipe, training: _Training) -> StagePlan:
+    network, classifier = training.network, training.classifier
     freeze(network, stage)
     network.train()
     groups = parameter_groups(network, classifier)
@@ -96,41 +101,44 @@ def _plan(
                 rates[0].get("weight_decay", 0.0) if rates else 0.0,
             )
         )
-    everything = [p for parameters in groups.values() for p in parameters]
-    gradients = sum(p.numel() * p.element_size() for p in everything if p.requires_grad)
+    parameters = [p for group in groups.values() for p in group]
+    gradients = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     moments = {"adamw": 2, "sgd": 1 if stage.optimizer.momentum else 0}[stage.optimizer.name]
-    few, more = (_activations(network, recipe, n, stage) for n in _MEASURED)
-    a_picture = (more - few) // (_MEASURED[1] - _MEASURED[0])
-    logits = stage.batch_size * (1 + stage.captions_per_picture) * expected.instances * 4 * 2
+    few, more = (_activations(training, stage, images) for images in (_FEW, _MORE))
+    per_image = (more - few) // (_MORE - _FEW)
+    rows = stage.batch_size * (1 + stage.captions_per_image)
+    logits = rows * training.expected.instances * 4 * 2  # float32, and as much for the gradient
     return StagePlan(
         stage.name,
         plans,
-        weights=sum(p.numel() * p.element_size() for p in everything),
+        weights=sum(p.numel() * p.element_size() for p in parameters),
         gradients=gradients,
-        optimiser=moments * gradients,
-        activations=stage.batch_size * a_picture + (logits if stage.instance else 0),
+        optimizer=moments * gradients,
+        activations=stage.batch_size * per_image + (logits if stage.instance else 0),
     )
 
 
-def _activations(network: Any, recipe: Recipe, pictures: int, stage: StageRecipe) -> int:
-    """Return the bytes that the graph of a batch of random pictures and sentences keeps."""
+def _activations(training: _Training, stage: StageRecipe, images: int) -> int:
+    """Return the bytes that autograd keeps for a batch of random images and captions."""
+    network, recipe = training.network, training.recipe
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    size = recipe.image_encoder.input_size
-    assert size is not None, "the recipe was completed"
+    size, text = recipe.image_encoder.input_size, recipe.text_encoder
     encoder = network.text_encoder
-    sentences = pictures * stage.captions_per_picture
-    words = min(12, recipe.text_encoder.max_words)
-    token_ids = torch.randint(1, encoder.embedding.num_embeddings, (sentences, words))
-    pixels = torch.zeros(pictures, 3, size, size, dtype=torch.uint8)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = network(pixels, augment_words(encoder, token_ids, recipe.text_encoder))
+    captions, words = images * stage.captions_per_image, min(_WORDS, text.max_words)
+    token_ids = torch.randint(1, encoder.num_embeddings, (captions, words))
+    token_ids = encoder.augment_tokens(
+        token_ids, word_dropout=text.word_dropout, position_shift=text.position_shift
+    )
+    pixels = torch.zeros(images, 3, size, size, dtype=torch.uint8)
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        outputs = network(pixels, token_ids)
     del outputs
     return sum(kept.values())

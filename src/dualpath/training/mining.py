@@ -1,44 +1,41 @@
 """Mining hard captions (authors' code, "shift_hard"; paper, section 4.3).
 
-For each batch some hundred captions of other instances are drawn from the training set and embedded
-by the network as it is; each picture takes the one that is most like it. A caption stays where it
-was placed when it was chosen.
+For each batch, some hundred captions of other instances are drawn from the training set and
+embedded by the current network. Each image takes the most similar one, at the position where it was
+embedded.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dualpath.data.pairs import Batch, CaptionTable
-from dualpath.models.dual_path import DualPathNetwork
-from dualpath.models.layers import evaluating
-from dualpath.processes import gather_shares, share
-from dualpath.recipe import TextEncoderRecipe
-from dualpath.training.stages import augment_words
-
-
-class MiningError(ValueError):
-    """A batch that leaves nothing to mine."""
+from dualpath.data.captions import CaptionTable
+from dualpath.distributed.collectives import all_gather_rows, local_slice
+from dualpath.errors import MiningError
+from dualpath.models.dual_encoder import DualEncoder
+from dualpath.models.layers import evaluation_mode
+from dualpath.recipes.encoders import TextEncoderRecipe
+from dualpath.training.batches import Batch
 
 
 @torch.no_grad()
 def mine_captions(
-    network: DualPathNetwork,
+    network: DualEncoder,
     batch: Batch,
     table: CaptionTable,
     recipe: TextEncoderRecipe,
     candidates: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return a hard caption for each picture, placed, and its instance.
+    """Return a hard caption for each image of a batch, and its instance.
 
-    Draws from torch's own generator, which the trainer seeds for each step.
+    Draws from torch's global generator, which the trainer seeds for each step.
 
     Args:
-        batch: n pictures; candidates are of none of their instances.
+        batch: n images; candidates belong to none of their instances.
         candidates: captions to choose from.
 
     Returns:
-        (n, positions) int64 token ids, and (n,) int64 instances.
+        Augmented token ids, (n, positions) int64, and instances, (n,) int64.
 
     Raises:
         MiningError: every instance is in the batch.
@@ -48,15 +45,18 @@ def mine_captions(
     allowed = (~torch.isin(of_captions, batch.instance_ids)).nonzero().squeeze(1)
     if not len(allowed):
         raise MiningError(
-            "there are no captions to mine: every instance is in the batch; lower the stage's "
-            "batch_size, or choose other ranking.negatives"
+            "there are no captions to mine, since every instance is in the batch; lower the "
+            "stage's batch_size, or choose other ranking.negatives"
         )
     drawn = allowed[torch.randperm(len(allowed), device=device)[:candidates]]
-    token_ids = table.tokens_of(drawn.cpu().numpy())
-    placed = augment_words(network.text_encoder, torch.from_numpy(token_ids).to(device), recipe)
-    with evaluating(network):
-        image_features, text_features = network(batch.pictures, placed[share(len(placed))])
-    image_features = gather_shares(image_features, len(batch.instance_ids))
-    text_features = gather_shares(text_features, len(placed))
+    token_ids = torch.from_numpy(table.tokens_of(drawn.cpu().numpy())).to(device)
+    augmented = network.text_encoder.augment_tokens(
+        token_ids, word_dropout=recipe.word_dropout, position_shift=recipe.position_shift
+    )
+    with evaluation_mode(network):
+        own = augmented[local_slice(len(augmented))]
+        image_features, text_features = network(batch.images, own)
+    image_features = all_gather_rows(image_features, len(batch.instance_ids))
+    text_features = all_gather_rows(text_features, len(augmented))
     hardest = (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)
-    return placed[hardest], of_captions[drawn[hardest]]
+    return augmented[hardest], of_captions[drawn[hardest]]

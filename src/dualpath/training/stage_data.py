@@ -1,4 +1,4 @@
-"""What a stage trains on: pixels or tokens, or kept features of what is frozen in it."""
+"""The data of a stage: pixels and token ids, or cached features of the parts that it freezes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,29 +7,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualpath.data.pairs import CaptionTable, FeaturePictures, PairDataset, PixelPictures
+from dualpath.data.captions import CaptionTable
+from dualpath.data.transforms import View, fixed_views
 from dualpath.data.vector_store import Hashes
-from dualpath.data.views import View, fixed_views
-from dualpath.embedding import DualPath
-from dualpath.models.text_transformer import TextTransformer
-from dualpath.recipe import StageRecipe
-from dualpath.training.feature_cache import cached_features, cached_sentences
-from dualpath.training.prepare import TrainingData
-from dualpath.training.progress import Display
-from dualpath.vectors import Vectors
+from dualpath.inference.model import DualPath
+from dualpath.recipes.stages import StageRecipe
+from dualpath.training.batches import FeatureSource, PairDataset, PixelSource
+from dualpath.training.data import TrainingData
+from dualpath.training.feature_cache import cached_features, cached_text_features
+from dualpath.types import Vectors
+from dualpath.utils.progress import Display
 
 
 @dataclass(frozen=True)
 class StageData:
-    """The training set of a stage, and what is already known of the validation split.
+    """The training set of a stage, and the cached features of the validation split.
 
-    val_features: backbone features of each test view, (items, backbone_dim), if they are fixed.
-    val_sentences: (captions, width), if a sentence encoder is frozen.
+    Attributes:
+        train: the training set.
+        val_features: backbone features of each test view, (images, backbone_dim), if the backbone
+            is frozen.
+        val_text_features: (captions, feature_dim), if a sentence encoder is frozen.
     """
 
     train: PairDataset
     val_features: list[Tensor] | None
-    val_sentences: Vectors | None
+    val_text_features: Vectors | None
 
 
 def stage_data(
@@ -41,34 +44,34 @@ def stage_data(
     cache: Path,
     display: Display,
 ) -> StageData:
-    """Gather what a stage trains on, computing features that do not change in it once.
+    """Gather the data of a stage; features that do not change in it are computed once.
 
     Args:
-        targets: a teacher's vector for each training caption.
+        targets: the teacher's embedding of each training caption.
     """
-    pictures, val_features = _pictures(model, data, stage, cache, display)
-    sentences, val_sentences = _sentences(model, data, table, stage, cache, display)
-    return StageData(PairDataset(table, pictures, sentences, targets), val_features, val_sentences)
+    images, val_features = _image_source(model, data, stage, cache, display)
+    text_features, val_text_features = _text_features(model, data, table, stage, cache, display)
+    train = PairDataset(table, images, text_features, targets)
+    return StageData(train, val_features, val_text_features)
 
 
-def _pictures(
+def _image_source(
     model: DualPath, data: TrainingData, stage: StageRecipe, cache: Path, display: Display
-) -> tuple[PixelPictures | FeaturePictures, list[Tensor] | None]:
+) -> tuple[PixelSource | FeatureSource, list[Tensor] | None]:
     image = model.recipe.image_encoder
     size = image.input_size
-    assert size is not None, "the recipe was completed before training"
-    pixels = PixelPictures(data.train.paths, size, stage.flip, stage.crops)
+    pixels = PixelSource(data.train.paths, size, stage.flip, stage.crops)
     if stage.backbone != "frozen":
         return pixels, None
     random = stage.crops == "random"
     train_views = [] if random else fixed_views(flip=stage.flip, crops=int(stage.crops))
-    slides = image.test_size is not None  # and sees more than the kept features
-    test_views = fixed_views(flip=image.flip_average, crops=image.average_crops)
+    slides = image.test_size is not None  # a sliding network sees more than cached features
+    test_views = fixed_views(flip=image.flip_average, crops=image.tta_crops)
     val_views = [] if slides else test_views
     total = len(data.train) * len(train_views) + len(data.val) * len(val_views)
-    with display.work("backbone features", total) as advance:
+    with display.bar("backbone features", total) as progress:
 
-        def features(paths: Sequence[Path], hashes: Hashes, views: list[View]) -> FeaturePictures:
+        def features(paths: Sequence[Path], hashes: Hashes, views: list[View]) -> FeatureSource:
             return cached_features(
                 model.network.image_encoder,
                 paths,
@@ -77,7 +80,7 @@ def _pictures(
                 size,
                 cache,
                 workers=model.recipe.workers,
-                advance=advance,
+                progress=progress,
             )
 
         val = features(data.val.paths, data.val_hashes, val_views)
@@ -91,7 +94,7 @@ def _pictures(
     return train, val_features or None
 
 
-def _sentences(
+def _text_features(
     model: DualPath,
     data: TrainingData,
     table: CaptionTable,
@@ -100,10 +103,10 @@ def _sentences(
     display: Display,
 ) -> tuple[Vectors | None, Vectors | None]:
     encoder = model.network.text_encoder
-    if not isinstance(encoder, TextTransformer) or stage.sentence_encoder != "frozen":
+    if encoder.feature_dim is None or stage.sentence_encoder != "frozen":
         return None, None
     val_tokens = model.tokenizer.encode(list(data.val.captions))
-    with display.work("sentence features", len(table.token_ids) + len(val_tokens)) as advance:
-        train = cached_sentences(encoder, table.token_ids, cache, advance)
-        val = cached_sentences(encoder, val_tokens, cache, advance)
+    with display.bar("sentence features", len(table.token_ids) + len(val_tokens)) as progress:
+        train = cached_text_features(encoder, table.token_ids, cache, progress)
+        val = cached_text_features(encoder, val_tokens, cache, progress)
     return train, val

@@ -1,8 +1,8 @@
 """The training loop: stages, epochs, steps, validation, checkpoints.
 
-Whatever is drawn at random in a step is drawn from generators seeded by (seed, stage, epoch,
-step). A training continued from a checkpoint therefore goes through the same steps, to the same
-weights, as one that was never interrupted.
+Everything random in a step is drawn from generators seeded by (seed, stage, epoch, step). A
+training that continues from a checkpoint therefore takes the same steps, to the same weights, as
+one that was never interrupted.
 """
 
 import time
@@ -15,41 +15,33 @@ from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.utils.data import DataLoader
 
-from dualpath.allocator import give_back_freed_memory, keep_freed_memory
-from dualpath.data.pairs import (
-    Batch,
-    EpochPlan,
-    FeaturePictures,
-    PairDataset,
-    tabulate_captions,
-)
-from dualpath.embedding import DualPath
-from dualpath.processes import processes
-from dualpath.recipe import StageRecipe
-from dualpath.training.checkpoints import Progress
-from dualpath.training.distillation import Teacher
-from dualpath.training.interrupts import deferred_interrupts, ignore_interrupts
-from dualpath.training.prepare import TrainingData
-from dualpath.training.progress import Display
-from dualpath.training.shards import load_training, save_training
-from dualpath.training.stage_data import StageData, stage_data
-from dualpath.training.stages import (
+from dualpath.data.captions import tabulate_captions
+from dualpath.distributed.collectives import world_size
+from dualpath.distributed.process_group import all_reduce_any, peer_failure
+from dualpath.errors import TrainingError
+from dualpath.inference.model import DualPath
+from dualpath.recipes.stages import StageRecipe
+from dualpath.training.accelerator import convert_sync_batchnorm, create_accelerator
+from dualpath.training.batches import Batch, FeatureSource, PairDataset
+from dualpath.training.checkpoints import TrainingState, load_training, save_training
+from dualpath.training.data import TrainingData
+from dualpath.training.optim import (
     Optimizers,
     build_classifier,
     build_optimizers,
     freeze,
-    rate_factor,
+    lr_multiplier,
     set_learning_rate,
 )
+from dualpath.training.sampler import EpochSampler
+from dualpath.training.stage_data import StageData, stage_data
 from dualpath.training.step import step_losses
-from dualpath.training.together import (
-    TrainingError,
-    accelerator_for,
-    any_process,
-    lost_process,
-    share_batch_statistics,
-)
+from dualpath.training.teacher import Teacher
 from dualpath.training.validation import validate
+from dualpath.utils.memory import trim_heap, tune_malloc
+from dualpath.utils.progress import Display
+from dualpath.utils.signals import deferred_interrupts, ignore_interrupts
+from dualpath.utils.text import first_n_and_more
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -58,11 +50,12 @@ class Trainer:
     """Train a model through the stages of its recipe.
 
     Args:
-        model: the network with its tokenizer and (complete) recipe; trained in place.
-        data: captioned pictures.
+        model: the network with its tokenizer and recipe; trained in place.
+        data: captioned images.
         class_of: (instances,) int64, the class of each training instance.
-        folder: for checkpoints and logs; a checkpoint found in it is continued.
+        folder: for checkpoints and logs; training continues from a checkpoint in it.
         cache: folder for backbone features.
+        display: shows progress.
     """
 
     def __init__(
@@ -77,48 +70,48 @@ class Trainer:
         self._model, self._data, self._folder = model, data, folder
         self._cache, self._display = cache, display
         self._recipe = model.recipe
-        self._accelerator = accelerator_for(model, folder)
-        model.device = self._accelerator.device
+        self._accelerator = create_accelerator(model, folder)
+        model.to(self._accelerator.device)
         self._train_table = tabulate_captions(data.train, model.tokenizer, cache)
         torch.manual_seed(self._recipe.seed)
-        self._plain_network: Any = model.network.to(self._accelerator.device)
-        self._network: nn.Module = self._plain_network  # of a stage: around what it trains
+        self._plain_network = model.network
+        self._network: nn.Module = self._plain_network  # as accelerate prepared it for the stage
         self._classifier = build_classifier(self._recipe, class_of).to(self._accelerator.device)
-        self._progress = Progress()
+        self._state = TrainingState()
         self._optimizers: Optimizers | None = None
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Train to the end and return the metrics of the kept weights, with the history.
+        """Train to the end; return the metrics of the saved weights and the history of all epochs.
 
         Raises:
-            TrainingError: a loss is no number any more.
+            TrainingError: a loss is not finite any more.
             CheckpointError: a checkpoint cannot be read or written.
         """
         self._accelerator.init_trackers("log")
         optimizer_states = self._restore()
         try:
-            with loss_parallel():  # a softmax over the classes of all processes
-                while self._progress.stage < len(self._recipe.stages):
-                    self._run_stage(self._recipe.stages[self._progress.stage], optimizer_states)
+            with loss_parallel():  # the softmax over sharded classes
+                while self._state.stage < len(self._recipe.stages):
+                    self._run_stage(self._recipe.stages[self._state.stage], optimizer_states)
                     optimizer_states = None
         except RuntimeError as error:
-            lost = lost_process(error)
+            lost = peer_failure(error)
             if lost is not None:
                 raise lost from error
             raise
         finally:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
-        history = self._progress.history
+        history = self._state.history
         last = history[-1].get("validation", {})
-        validation = self._progress.best if self._recipe.keep == "best" else last
+        validation = self._state.best if self._recipe.keep == "best" else last
         return {"validation": validation, "history": history}
 
     def _run_stage(self, stage: StageRecipe, optimizer_states: list[dict[str, Any]] | None) -> None:
-        network, progress = self._plain_network, self._progress
-        with self._accelerator.main_process_first():  # it fills the caches that the others read
-            teacher = self._meet_teacher(stage)
+        network, state = self._plain_network, self._state
+        with self._accelerator.main_process_first():  # it fills the caches for the others
+            teacher = self._teacher(stage)
             data = stage_data(
                 self._model,
                 self._data,
@@ -129,10 +122,10 @@ class Trainer:
                 self._display,
             )
         freeze(network, stage)
-        keep_freed_memory(training=stage.backbone.startswith("trained"))
-        give_back_freed_memory()
-        if processes() > 1:
-            share_batch_statistics(network, stage)
+        tune_malloc(training=stage.backbone.startswith("trained"))
+        trim_heap()
+        if world_size() > 1:
+            convert_sync_batchnorm(network, stage)
         self._network = self._accelerator.prepare_model(network)
         optimizers = Optimizers(
             *(
@@ -140,22 +133,22 @@ class Trainer:
                 for optimizer in build_optimizers(stage.optimizer, network, self._classifier)
             )
         )
-        for optimizer, state in zip(optimizers, optimizer_states or (), strict=False):
-            optimizer.load_state_dict(state)
+        for optimizer, saved in zip(optimizers, optimizer_states or (), strict=False):
+            optimizer.load_state_dict(saved)
         self._optimizers = optimizers
-        for epoch in range(progress.epoch, stage.epochs):
+        for epoch in range(state.epoch, stage.epochs):
             self._run_epoch(stage, data.train, teacher, optimizers)
             last = epoch + 1 == stage.epochs
             if last or (epoch + 1) % stage.validate_every == 0:
                 self._validate(stage, data)
-            self._display.epoch_done(progress.history[-1])
-            progress.epoch, progress.step = epoch + 1, 0
+            self._display.epoch_done(state.history[-1])
+            state.epoch, state.step = epoch + 1, 0
             if last:
                 self._end_stage()
             self._save()
 
-    def _meet_teacher(self, stage: StageRecipe) -> Teacher | None:
-        """Return the teacher of a stage; a stage that begins takes over its image path."""
+    def _teacher(self, stage: StageRecipe) -> Teacher | None:
+        """Return the teacher of a stage; a new stage starts from its image encoder."""
         if stage.distillation is None:
             return None
         teacher = Teacher(
@@ -166,17 +159,17 @@ class Trainer:
             self._cache,
             self._display,
         )
-        if self._progress.epoch == self._progress.step == 0:
-            teacher.hand_over_images(self._plain_network)
+        if self._state.epoch == self._state.step == 0:
+            teacher.init_student(self._plain_network)
         return teacher
 
     def _end_stage(self) -> None:
-        """Go to the next stage, from the best weights so far where the recipe keeps the best."""
-        if self._recipe.keep == "best" and self._progress.best:
+        """Go to the next stage, from the best weights so far if the recipe keeps the best."""
+        if self._recipe.keep == "best" and self._state.best:
             load_training(self._folder / BEST, self._plain_network, self._classifier)
         self._optimizers = None
-        self._progress.stage += 1
-        self._progress.epoch = 0
+        self._state.stage += 1
+        self._state.epoch = 0
 
     def _run_epoch(
         self,
@@ -185,10 +178,10 @@ class Trainer:
         teacher: Teacher | None,
         optimizers: Optimizers,
     ) -> None:
-        progress, plan = self._progress, self._rest_of_epoch(stage)
-        workers = 0 if isinstance(dataset.pictures, FeaturePictures) else self._recipe.workers
+        state, plan = self._state, self._remaining_epoch(stage)
+        workers = 0 if isinstance(dataset.images, FeatureSource) else self._recipe.workers
         if workers:
-            give_back_freed_memory()
+            trim_heap()
         loader = DataLoader(
             dataset,
             sampler=plan,
@@ -199,47 +192,48 @@ class Trainer:
         )
         self._network.train()
         self._classifier.train()
-        title = f"{stage.name} {progress.epoch + 1}/{stage.epochs}"
         with (
             deferred_interrupts() as interrupted,
-            self._display.epoch(title, total=len(plan), done=progress.step) as bar,
+            self._display.epoch(
+                stage.name, state.epoch + 1, stage.epochs, steps=len(plan), done=state.step
+            ) as bar,
         ):
             for batch in loader:
-                step = progress.epoch * len(plan) + progress.step
+                step = state.epoch * len(plan) + state.step
                 set_learning_rate(
-                    optimizers, rate_factor(stage.schedule, step, len(plan), stage.epochs)
+                    optimizers, lr_multiplier(stage.schedule, step, len(plan), stage.epochs)
                 )
                 batch = batch.to(self._accelerator.device)
                 losses = self._step(stage, batch, teacher, optimizers)
-                progress.step += 1
+                state.step += 1
                 for name, value in losses.items():
-                    progress.totals[name] = progress.totals.get(name, 0.0) + value
-                bar.update(pictures=len(batch.instance_ids), losses=losses)
+                    state.totals[name] = state.totals.get(name, 0.0) + value
+                bar.update(images=len(batch.instance_ids), losses=losses)
                 self._accelerator.log(
                     {f"{stage.name}/{name}": value for name, value in losses.items()}, step=step
                 )
                 due = time.monotonic() - self._saved_at >= 60 * self._recipe.checkpoint_minutes
-                stop, due = any_process(interrupted(), due)
+                stop, due = all_reduce_any(interrupted(), due)
                 if due or stop:
                     self._save()
                 if stop:
                     raise KeyboardInterrupt
-        if any(any_process(interrupted())):  # after the last step was asked
+        if any(all_reduce_any(interrupted())):  # requested after the last step
             self._save()
             raise KeyboardInterrupt
-        means = {name: total / len(plan) for name, total in progress.totals.items()}
-        progress.totals = {}
-        progress.history.append({"stage": stage.name, "epoch": progress.epoch + 1, "losses": means})
+        means = {name: total / len(plan) for name, total in state.totals.items()}
+        state.totals = {}
+        state.history.append({"stage": stage.name, "epoch": state.epoch + 1, "losses": means})
 
-    def _rest_of_epoch(self, stage: StageRecipe) -> EpochPlan:
-        progress = self._progress
-        return EpochPlan(
+    def _remaining_epoch(self, stage: StageRecipe) -> EpochSampler:
+        state = self._state
+        return EpochSampler(
             self._train_table,
             batch_size=stage.batch_size,
-            captions_per_picture=stage.captions_per_picture,
+            captions_per_image=stage.captions_per_image,
             of_instance=stage.captions_of == "instance",
-            seed=(self._recipe.seed, progress.stage, progress.epoch),
-            start=progress.step,
+            seed=(self._recipe.seed, state.stage, state.epoch),
+            start=state.step,
         )
 
     def _step(
@@ -249,8 +243,8 @@ class Trainer:
         teacher: Teacher | None,
         optimizers: Optimizers,
     ) -> dict[str, float]:
-        progress, recipe = self._progress, self._recipe
-        place = (recipe.seed, progress.stage, progress.epoch, progress.step)
+        state, recipe = self._state, self._recipe
+        place = (recipe.seed, state.stage, state.epoch, state.step)
         losses = step_losses(
             self._network,
             self._classifier,
@@ -272,29 +266,28 @@ class Trainer:
             optimizer.step()
         return values
 
-    def _not_finite(self, stage: StageRecipe, values: dict[str, float]) -> str:
-        progress = self._progress
-        plan = next(iter(self._rest_of_epoch(stage)))
-        names = [self._data.train[i].file_name for i in plan.pictures]
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        losses = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    def _not_finite(self, stage: StageRecipe, losses: dict[str, float]) -> str:
+        state = self._state
+        plan = next(iter(self._remaining_epoch(stage)))
+        names = [self._data.train[int(i)].file_name for i in plan.images]
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         return (
-            f"stage {stage.name}, epoch {progress.epoch + 1}, step {progress.step + 1}: the loss "
-            f"is not finite ({losses}); the batch: {listed}. Lower the stage's optimizer.lr, or "
-            "raise schedule.warmup"
+            f"stage {stage.name}, epoch {state.epoch + 1}, step {state.step + 1}: the loss is not "
+            f"finite ({values}); images of the batch: {first_n_and_more(names, 4)}. Lower the "
+            "stage's optimizer.lr, or raise schedule.warmup"
         )
 
     def _validate(self, stage: StageRecipe, data: StageData) -> None:
-        """Measure retrieval on the validation split and keep the weights if they are the best."""
+        """Measure retrieval on the validation split and save the weights if they are the best."""
         if not self._data.val:
             return
-        metrics = validate(self._model, self._data.val, data.val_features, data.val_sentences)
-        entry = self._progress.history[-1]
+        metrics = validate(self._model, self._data.val, data.val_features, data.val_text_features)
+        entry = self._state.history[-1]
         entry["validation"] = metrics
-        step = self._progress.epoch + 1
+        step = self._state.epoch + 1
         self._accelerator.log({f"{stage.name}/validation_rsum": metrics["rsum"]}, step=step)
-        if metrics["rsum"] > self._progress.best.get("rsum", -1.0):
-            self._progress.best = {**metrics, "stage": stage.name, "epoch": step}
+        if metrics["rsum"] > self._state.best.get("rsum", -1.0):
+            self._state.best = {**metrics, "stage": stage.name, "epoch": step}
             self._write(BEST, None)
 
     def _save(self) -> None:
@@ -303,13 +296,13 @@ class Trainer:
 
     def _write(self, name: str, optimizers: Optimizers | None) -> None:
         path = self._folder / name
-        save_training(path, self._plain_network, self._classifier, optimizers, self._progress)
+        save_training(path, self._plain_network, self._classifier, optimizers, self._state)
 
     def _restore(self) -> list[dict[str, Any]] | None:
-        """Load the last checkpoint, if there is one, and return the states of the optimisers."""
+        """Load the last checkpoint if there is one; return the states of its optimisers."""
         if not (self._folder / LAST).exists():
             return None
-        self._progress, optimizer_states = load_training(
+        self._state, optimizer_states = load_training(
             self._folder / LAST, self._plain_network, self._classifier
         )
         return optimizer_states

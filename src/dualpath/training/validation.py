@@ -1,4 +1,4 @@
-"""Retrieval on the validation split while a model is being trained."""
+"""Retrieval on the validation split during a training."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,50 +6,55 @@ from typing import Any
 
 import torch
 
-from dualpath.calibration import fit_calibration
-from dualpath.data.items import Items
-from dualpath.embedding import DualPath
-from dualpath.evaluation.protocols import evaluate_all, instance_numbers
-from dualpath.models.layers import evaluating
-from dualpath.processes import gather_shares, share
-from dualpath.vectors import Vectors
+from dualpath.data.table import ImageTable, instance_numbers
+from dualpath.distributed.collectives import all_gather_rows, local_slice
+from dualpath.evaluation.calibration import fit_calibration
+from dualpath.evaluation.protocols import evaluate_all
+from dualpath.inference.model import DualPath
+from dualpath.models.layers import evaluation_mode
+from dualpath.types import Vectors
 
 
 def validate(
     model: DualPath,
-    items: Items,
+    images: ImageTable,
     features: Sequence[torch.Tensor] | None,
-    sentences: Vectors | None = None,
+    text_features: Vectors | None = None,
 ) -> dict[str, Any]:
-    """Measure retrieval over captioned items with the model as it is.
+    """Measure retrieval over captioned images with the model's current weights.
 
-    Where several processes train, each embeds its share.
+    With several processes, each embeds its share.
 
     Args:
-        features: backbone features of each test view, (items, backbone_dim); none: the pictures
+        features: cached backbone features of each test view, (images, backbone_dim). None: images
             go through the backbone.
-        sentences: a frozen sentence encoder's features, (captions, width); none: the captions go
-            through it.
+        text_features: cached features of a sentence encoder, (captions, feature_dim). None:
+            captions go through it.
+
+    Returns:
+        The metrics by name, with ``split`` and, if it can be fitted, ``calibration``.
     """
-    if sentences is None:
-        captions = list(items.captions)
-        text_vectors = _of_all(model.embed_texts(captions[share(len(captions))]), len(captions))
+    if text_features is None:
+        captions = list(images.captions)
+        own = model.embed_texts(captions[local_slice(len(captions))])
+        text_vectors = _gather(own, len(captions))
     else:
-        text_vectors = model.embed_kept_sentences(sentences)
+        text_vectors = model.embed_text_features(text_features)
     if features is None:
-        paths = items.paths[share(len(items))]
+        paths = images.paths[local_slice(len(images))]
         own = model.embed_images(paths, workers=model.recipe.workers)
-        image_vectors = _of_all(own, len(items))
+        image_vectors = _gather(own, len(images))
     else:
         views = [view.to(model.device) for view in features]
-        with evaluating(model.network):
-            image_vectors = model.network.embed_pictures(*views).float().cpu().numpy()
-    instances = instance_numbers(items)
-    metrics = {**evaluate_all(image_vectors, text_vectors, *instances), "split": "val"}
+        with evaluation_mode(model.network):
+            image_vectors = model.network.embed_images(*views).float().cpu().numpy()
+    instances = instance_numbers(images)
+    result = evaluate_all(image_vectors, text_vectors, *instances)
+    metrics = {**result.to_dict(), "split": "val"}
     calibration = fit_calibration(image_vectors, text_vectors, *instances)
     return metrics if calibration is None else {**metrics, "calibration": asdict(calibration)}
 
 
-def _of_all(own: Vectors, total: int) -> Vectors:
-    together: Vectors = gather_shares(torch.from_numpy(own), total).numpy()
-    return together
+def _gather(own: Vectors, total: int) -> Vectors:
+    gathered: Vectors = all_gather_rows(torch.from_numpy(own), total).numpy()
+    return gathered

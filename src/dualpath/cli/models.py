@@ -1,0 +1,319 @@
+"""``dualpath train``, ``evaluate``, ``embed``, ``export``, ``info`` and ``recipes``."""
+
+import json
+import shlex
+import subprocess
+import sys
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dualpath.cli.console import (
+    Cache,
+    Data,
+    SkipBroken,
+    bar,
+    handle_errors,
+    log,
+    out_console,
+    print_rows,
+)
+from dualpath.cli.tables import metrics_table, stage_table
+
+if TYPE_CHECKING:
+    from dualpath.inference.model import DualPath
+
+Bundle = Annotated[
+    str, typer.Argument(help="Folder of a trained model, or its id on the Hugging Face hub.")
+]
+
+
+class RuntimeName(StrEnum):
+    """Runtimes that a model can be exported to."""
+
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+
+
+class PrecisionName(StrEnum):
+    """Precisions of an exported image encoder."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+class ProtocolName(StrEnum):
+    """Evaluation protocols; a test compares them with evaluation.protocols.PROTOCOLS."""
+
+    all = "all"
+    flickr_1k = "flickr-1k"
+    coco_1k = "coco-1k"
+    coco_5k = "coco-5k"
+    person = "person"
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe file (YAML), or the name of a shipped recipe (see: dualpath recipes)."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of captioned images with a manifest.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write the model to.", file_okay=False, show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of the recipe, as in stages.0.epochs=3. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training that was started in OUT.")
+    ] = False,
+    skip_broken: SkipBroken = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Build the networks without data; print parameter groups, learning rates and "
+            "memory.",
+        ),
+    ] = False,
+    cache: Cache = None,
+) -> None:
+    """Train a model on a folder of captioned images.
+
+    Example: dualpath train default --data photos --out model
+    """
+    with handle_errors():
+        from dualpath.recipes.loading import read_recipe
+
+        parsed = read_recipe(recipe, set_ or [])
+    if dry_run:
+        with handle_errors():
+            from dualpath.training.dry_run import dry_run as plan
+
+            for stage in plan(parsed):
+                out_console.print(stage_table(stage))
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("a training needs --data and --out")
+    from dualpath.utils.signals import sigterm_as_interrupt
+
+    with handle_errors("; continue with --resume"), sigterm_as_interrupt():
+        from dualpath.distributed.process_group import init_distributed
+        from dualpath.evaluation.protocols import EvaluationResult
+        from dualpath.training.train import train as run
+
+        model = run(parsed, data, out, resume=resume, skip_broken=skip_broken, cache=cache)
+        if not init_distributed().is_main_process:
+            return
+        if model.metrics["validation"]:
+            result = EvaluationResult.from_dict(model.metrics["validation"])
+            out_console.print(metrics_table(result))
+        out_console.print(f"bundle: {out}", markup=False)
+
+
+def evaluate(
+    bundle: Bundle,
+    data: Data,
+    split: Annotated[
+        str, typer.Option(help="Split to measure: train, val, test, another one, or all.")
+    ] = "test",
+    protocol: Annotated[
+        ProtocolName,
+        typer.Option(
+            help="all: every image with every caption, both ways. flickr-1k, coco-1k, coco-5k: the "
+            "published protocols. person: text to image, every image of the person is right."
+        ),
+    ] = ProtocolName.all,
+    query_bank: Annotated[
+        str | None,
+        typer.Option(
+            help="Re-rank by the queries of this split (querybank normalisation): train, or the "
+            "measured split.",
+            show_default=False,
+        ),
+    ] = None,
+    json_: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the metrics to this file.", show_default=False),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            "--sheet",
+            help="Write a report with example queries to this HTML file.",
+            show_default=False,
+        ),
+    ] = None,
+    skip_broken: SkipBroken = False,
+    cache: Cache = None,
+) -> None:
+    """Measure retrieval on a split, from images to captions and from captions to images."""
+    with handle_errors():
+        from dualpath.evaluation.evaluate import evaluate as run
+        from dualpath.utils.files import atomic_write
+
+        model = _load(bundle)
+        with bar("embedding") as progress:
+            result = run(
+                model,
+                data,
+                split=split,
+                protocol=protocol,
+                query_bank=query_bank,
+                html=html,
+                skip_broken=skip_broken,
+                cache=cache,
+                progress=progress,
+            )
+        out_console.print(metrics_table(result))
+        if json_ is not None:
+            metrics = {**result.to_dict(), "data": str(data), "seed": model.recipe.seed}
+            text = json.dumps({**metrics, **_provenance()}, indent=2, ensure_ascii=False)
+            atomic_write(json_, text + "\n")
+
+
+def embed(
+    bundle: Bundle,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images, or a text file with one text per line.", exists=True
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", dir_okay=False)],
+    captions: Annotated[
+        bool, typer.Option("--captions", help="Embed the captions of the folder, not its images.")
+    ] = False,
+    skip_broken: SkipBroken = False,
+    cache: Cache = None,
+) -> None:
+    """Embed images or texts and write the unit vectors to a Parquet file."""
+    with handle_errors():
+        from dualpath.data.parquet import write_vectors
+        from dualpath.inference.embed import embed_captions, embed_image_folder, embed_text_file
+
+        model = _load(bundle)
+        with bar("embedding") as progress:
+            if source.is_file():
+                columns, vectors = embed_text_file(model, source, progress)
+            elif captions:
+                columns, vectors = embed_captions(model, source, progress)
+            else:
+                columns, vectors = embed_image_folder(
+                    model, source, cache, skip_broken=skip_broken, progress=progress
+                )
+        write_vectors(out, columns, vectors)
+        out_console.print(
+            f"{len(vectors):,} vectors of {model.dim} dimensions: {out}", markup=False
+        )
+
+
+def export(
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of a trained model.", exists=True, file_okay=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of captioned images, to calibrate int8 and to check the result.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    runtime: Annotated[
+        RuntimeName, typer.Option(help="Inference runtime of the exported model.")
+    ] = RuntimeName.openvino,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Precision of the image encoder.")
+    ] = PrecisionName.fp32,
+) -> None:
+    """Add encoders for a faster runtime to a model, which loads the fastest one from then on."""
+    with handle_errors():
+        from dualpath.exporting.export import export as run
+
+        for encoder in run(bundle, data, runtime=runtime.value, precision=precision.value, log=log):
+            out_console.print(f"exported: {bundle / encoder.file}", markup=False)
+
+
+def info(bundle: Bundle) -> None:
+    """Describe a trained model."""
+    with handle_errors():
+        from dualpath.evaluation.protocols import EvaluationResult
+
+        model = _load(bundle)
+        image, text = model.recipe.image_encoder, model.recipe.text_encoder
+        parameters = model.count_parameters()
+        rows: dict[str, object] = {
+            "name": model.recipe.name,
+            "image encoder": f"{image.backbone}, {image.input_size} pixels, "
+            f"{parameters['image_encoder']:,} parameters",
+            "text encoder": f"{text.description}, {parameters['text_encoder']:,} parameters",
+            "vocabulary": f"{model.tokenizer.num_embeddings - 1:,} words ({text.vocabulary}), "
+            f"at most {text.max_words} in a text",
+            "space": f"{model.dim} dimensions, cosine",
+            "image runtime": model.exported.get("image_encoder", "torch"),
+            "text runtime": model.exported.get("text_encoder", "torch"),
+            "stages": ", ".join(f"{s.name} ({s.epochs} epochs)" for s in model.recipe.stages),
+            "seed": model.recipe.seed,
+            "fingerprint": model.fingerprint,
+        }
+        print_rows(rows)
+        if model.metrics.get("validation"):
+            result = EvaluationResult.from_dict(model.metrics["validation"])
+            out_console.print(metrics_table(result))
+
+
+def recipes() -> None:
+    """List the recipes that ship with the package, for: dualpath train NAME."""
+    with handle_errors():
+        from dualpath.recipes.loading import read_recipe, shipped_recipes
+
+        for name in shipped_recipes():
+            out_console.print(
+                f"{name:22} {read_recipe(name).description}", markup=False, highlight=False
+            )
+
+
+def _load(bundle: str) -> "DualPath":
+    from dualpath.inference.bundle import find_bundle
+
+    folder = find_bundle(bundle)  # a missing bundle is reported before torch is imported
+    from dualpath.inference.model import DualPath
+
+    return DualPath.from_pretrained(folder)
+
+
+def _provenance() -> dict[str, str]:
+    """Return what repeats a result: version, commit (if there is one) and command."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return {
+        "version": version("dualpath"),
+        "commit": commit.strip() or "unknown",
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }

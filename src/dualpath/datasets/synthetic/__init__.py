@@ -1,0 +1,1 @@
+"""Drawn data sets for demos and tests: shapes and pedestrians."""

@@ -1,0 +1,1 @@
+"""Training with several processes: joining them and exchanging tensors."""

@@ -1,0 +1,69 @@
+"""Embedding whole folders and files, for tables of vectors."""
+
+from pathlib import Path
+
+from dualpath.data.cache import default_cache_folder
+from dualpath.data.manifest import read_image_folder, read_manifest
+from dualpath.data.scan import broken_images_message
+from dualpath.errors import ManifestError
+from dualpath.inference.model import DualPath
+from dualpath.types import Progress, Vectors, no_progress
+
+Columns = dict[str, list[str]]
+
+
+def embed_text_file(
+    model: DualPath, file: Path, progress: Progress = no_progress
+) -> tuple[Columns, Vectors]:
+    """Embed a text file with one text per line.
+
+    Returns:
+        The column ``text``, and the unit vectors, (texts, dim) float32.
+    """
+    texts = file.read_text("utf-8").splitlines()
+    return {"text": texts}, model.embed_texts(texts, progress=progress)
+
+
+def embed_captions(
+    model: DualPath, folder: Path, progress: Progress = no_progress
+) -> tuple[Columns, Vectors]:
+    """Embed the captions of a folder with a manifest.
+
+    Returns:
+        The columns ``file_name`` and ``text``, and the unit vectors, (captions, dim) float32.
+
+    Raises:
+        ManifestError: the manifest is missing or invalid.
+    """
+    images = read_manifest(folder).images
+    pairs = [(image.file_name, caption) for image in images for caption in image.captions]
+    columns = {"file_name": [name for name, _ in pairs], "text": [text for _, text in pairs]}
+    return columns, model.embed_texts(columns["text"], progress=progress)
+
+
+def embed_image_folder(
+    model: DualPath,
+    folder: Path,
+    cache: Path | None = None,
+    *,
+    skip_broken: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[Columns, Vectors]:
+    """Embed the images of a folder, with a manifest or without.
+
+    Returns:
+        The column ``file_name``, and the unit vectors, (images, dim) float32.
+
+    Raises:
+        ManifestError: there are no images, or some are broken and ``skip_broken`` is false.
+    """
+    images = read_image_folder(folder).images
+    valid, vectors, broken = model.embed_folder(
+        images.paths,
+        cache or default_cache_folder(),
+        workers=model.recipe.workers,
+        progress=progress,
+    )
+    if broken and not skip_broken:
+        raise ManifestError(broken_images_message(broken))
+    return {"file_name": list(images.filter(valid).column("file_name"))}, vectors

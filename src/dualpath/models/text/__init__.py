@@ -1,0 +1,1 @@
+"""Text encoders: one module each, and the registry that finds them."""

@@ -1,0 +1,43 @@
+"""How a recipe's epochs, batches and rates follow the number of images.
+
+With k times the images of the recipe's ``scale``:
+
+* epochs fall with the root of k (k times the images train for about root k times as long),
+  between one and five times what the recipe says;
+* batches grow with the root of k, in steps of 32, between 32 and 1,024 and never above an eighth of
+  the images: more images give harder negatives to larger batches;
+* rates follow the root of the batch, as the noise of an adaptive optimiser's step does.
+"""
+
+import math
+from typing import TypeVar
+
+from dualpath.recipes.schema import Recipe
+from dualpath.recipes.stages import StageRecipe
+
+_AnyRecipe = TypeVar("_AnyRecipe", bound=Recipe)
+_SMALLEST, _LARGEST, _STEP = 32, 1024, 32
+
+
+def scale_recipe(recipe: _AnyRecipe, images: int) -> _AnyRecipe:
+    """Return the recipe for so many training images; without ``scale``, as it is."""
+    if recipe.reference_size is None:
+        return recipe
+    ratio = math.sqrt(images / recipe.reference_size)
+    stages = tuple(_scale_stage(stage, ratio, images) for stage in recipe.stages)
+    return recipe.model_copy(update={"stages": stages, "reference_size": None})
+
+
+def _scale_stage(stage: StageRecipe, ratio: float, images: int) -> StageRecipe:
+    epochs = min(5 * stage.epochs, max(1, round(stage.epochs / ratio)))
+    batch = _STEP * round(stage.batch_size * ratio / _STEP)
+    batch = max(_SMALLEST, min(batch, _LARGEST, _STEP * (images // (8 * _STEP))))
+    lr = stage.optimizer.lr * math.sqrt(batch / stage.batch_size)
+    return stage.model_copy(
+        update={
+            "epochs": epochs,
+            "batch_size": batch,
+            "validate_every": min(stage.validate_every, epochs),
+            "optimizer": stage.optimizer.model_copy(update={"lr": lr}),
+        }
+    )
