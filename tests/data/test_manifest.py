@@ -9,6 +9,8 @@ from dualpath.data.manifest import read_image_folder, read_manifest, write_manif
 from dualpath.errors import ManifestError
 from dualpath.recipes.schema import SplitRecipe
 
+ROW = {"file_name": "a.jpg", "captions": ["a dog", "the dog"], "split": "train"}
+
 
 def write_lines(folder, *lines):
     folder.mkdir(exist_ok=True)
@@ -17,40 +19,58 @@ def write_lines(folder, *lines):
     return folder
 
 
-ROW = {"file_name": "a.jpg", "captions": ["a dog", "the dog"], "split": "train"}
+def write_parquet(folder, rows):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
 
 
-def test_the_three_formats_hold_the_same(tmp_path):
+def write_csv(folder, rows):
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["file_name", "captions", "split", "year"])
+        writer.writeheader()
+        writer.writerows({**row, "captions": json.dumps(row["captions"])} for row in rows)
+
+
+@pytest.mark.parametrize("write", [write_manifest, write_csv, write_parquet])
+def test_the_three_formats_are_read_alike(tmp_path, write):
     rows = [
         {**ROW, "year": 2020},
         {"file_name": "b.jpg", "captions": ["ein Hund"], "split": "val"},
     ]
-    for name in ("jsonl", "csv", "parquet"):
-        (tmp_path / name).mkdir()
-    write_manifest(tmp_path / "jsonl", rows)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet" / "metadata.parquet")
-    with (tmp_path / "csv" / "metadata.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["file_name", "captions", "split", "year"])
-        writer.writeheader()
-        writer.writerows({**row, "captions": json.dumps(row["captions"])} for row in rows)
-    for name in ("jsonl", "csv", "parquet"):
-        items = read_manifest(tmp_path / name).items
-        assert [item.captions for item in items] == [("a dog", "the dog"), ("ein Hund",)]
-        assert [item.split for item in items] == ["train", "val"]
-        assert items[0].metadata["year"] == 2020
-        assert items[0].path == tmp_path / name / "a.jpg"
+    write(tmp_path, rows)
+    images = read_manifest(tmp_path).images
+    assert [image.captions for image in images] == [("a dog", "the dog"), ("ein Hund",)]
+    assert [image.split for image in images] == ["train", "val"]
+    assert images[0].metadata["year"] == 2020
+    assert images[0].path == tmp_path / "a.jpg"
 
 
-def test_a_spreadsheet_with_a_caption_a_row_is_one_image_with_many_captions(tmp_path):
+def test_consecutive_rows_of_one_image_are_joined(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\nx.png,one\nx.png,two\ny.png,three\n")
-    items = read_manifest(tmp_path).items
-    assert [(item.file_name, item.captions) for item in items] == [
+    images = read_manifest(tmp_path).images
+    assert [(image.file_name, image.captions) for image in images] == [
         ("x.png", ("one", "two")),
         ("y.png", ("three",)),
     ]
 
 
-def test_bad_rows_are_named_with_file_and_line_all_at_once(tmp_path):
+def test_rows_of_one_image_that_are_far_apart_are_joined(tmp_path):
+    names = [f"{i % 7}.jpg" for i in range(50)]
+    write_manifest(tmp_path, ({"file_name": n, "text": f"{i}"} for i, n in enumerate(names)))
+    images = read_manifest(tmp_path).images
+    assert [image.file_name for image in images] == [f"{i}.jpg" for i in range(7)]
+    assert images[3].captions == tuple(str(i) for i in range(50) if i % 7 == 3)
+
+
+def test_a_changed_manifest_is_read_again_and_cached_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUALPATH_CACHE", str(tmp_path / "cache"))
+    for text in ("a dog", "a cat"):
+        write_manifest(tmp_path, [{"file_name": "a.jpg", "text": text}])
+        assert read_manifest(tmp_path).images[0].captions == (text,)
+        assert read_manifest(tmp_path).images[0].captions == (text,)
+    assert len(list((tmp_path / "cache" / "manifests").iterdir())) == 1
+
+
+def test_all_invalid_rows_are_named_with_file_and_line(tmp_path):
     folder = write_lines(
         tmp_path,
         ROW,
@@ -71,20 +91,20 @@ def test_bad_rows_are_named_with_file_and_line_all_at_once(tmp_path):
     assert "'captions' (a list of sentences) or 'text'" in lines[2]
 
 
-def test_many_bad_rows_are_counted_and_ten_are_shown(tmp_path):
+def test_ten_invalid_rows_are_shown_and_the_others_are_counted(tmp_path):
     folder = write_lines(tmp_path, *[{"file_name": f"{i}.jpg"} for i in range(25)])
     with pytest.raises(ManifestError, match=r"and 15 more") as raised:
         read_manifest(folder)
     assert len(str(raised.value).splitlines()) == 11
 
 
-def test_empty_captions_are_dropped_and_counted(tmp_path):
+def test_empty_captions_are_ignored_and_counted(tmp_path):
     manifest = read_manifest(write_lines(tmp_path, {**ROW, "captions": ["", "  ", "a dog"]}))
-    assert manifest.items[0].captions == ("a dog",)
-    assert manifest.items.empty_captions == 2
+    assert manifest.images[0].captions == ("a dog",)
+    assert manifest.images.empty_captions == 2
 
 
-def test_one_instance_in_two_splits_is_an_error_naming_both_lines(tmp_path):
+def test_an_instance_in_two_splits_is_an_error_that_names_both_lines(tmp_path):
     folder = write_lines(
         tmp_path,
         {**ROW, "instance": "person-1"},
@@ -94,7 +114,7 @@ def test_one_instance_in_two_splits_is_an_error_naming_both_lines(tmp_path):
         read_manifest(folder)
 
 
-def test_rows_of_one_image_must_agree(tmp_path):
+def test_rows_of_one_image_with_different_splits_are_an_error(tmp_path):
     folder = write_lines(tmp_path, ROW, {**ROW, "split": "val"})
     with pytest.raises(ManifestError, match=r":2: a\.jpg has another split than on line 1"):
         read_manifest(folder)
@@ -102,35 +122,39 @@ def test_rows_of_one_image_must_agree(tmp_path):
 
 def test_missing_splits_are_drawn_by_a_seeded_hash_of_the_instance(tmp_path):
     rows = [
-        {"file_name": f"{i}.jpg", "text": "x", "instance": f"who-{i % 500}"} for i in range(1000)
+        {"file_name": f"{i}.jpg", "text": "x", "instance": f"person-{i % 500}"} for i in range(1000)
     ]
     split = SplitRecipe(train=0.7, val=0.1, test=0.2)
     first = read_manifest(write_lines(tmp_path / "a", *rows), split, seed=3)
     moved = read_manifest(write_lines(tmp_path / "b", *reversed(rows)), split, seed=3)
     other = read_manifest(tmp_path / "a", split, seed=4)
-    by_name = {item.file_name: item.split for item in first.items}
-    assert by_name == {item.file_name: item.split for item in moved.items}
-    assert by_name != {item.file_name: item.split for item in other.items}
+    by_name = {image.file_name: image.split for image in first.images}
+    assert by_name == {image.file_name: image.split for image in moved.images}
+    assert by_name != {image.file_name: image.split for image in other.images}
     assert first.splits["train"] == pytest.approx(700, abs=60)
     assert first.splits["test"] == pytest.approx(200, abs=60)
 
 
-def test_an_instance_without_a_split_joins_its_other_images(tmp_path):
+def test_an_image_without_a_split_gets_that_of_its_instance(tmp_path):
     folder = write_lines(
         tmp_path,
         {"file_name": "a.jpg", "text": "x", "instance": "p", "split": "test"},
         {"file_name": "b.jpg", "text": "y", "instance": "p"},
     )
-    assert [item.split for item in read_manifest(folder).items] == ["test", "test"]
+    assert [image.split for image in read_manifest(folder).images] == ["test", "test"]
 
 
-def test_validation_is_val(tmp_path):
-    assert read_manifest(write_lines(tmp_path, {**ROW, "split": "validation"})).splits == {"val": 1}
+@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+def test_other_names_of_the_validation_split_become_val(tmp_path, name):
+    assert read_manifest(write_lines(tmp_path, {**ROW, "split": name})).splits == {"val": 1}
 
 
-def test_a_folder_without_a_manifest_says_what_to_write(tmp_path):
+def test_a_missing_manifest_is_an_error_that_says_what_to_write(tmp_path):
     with pytest.raises(ManifestError, match=r"no manifest; write one of metadata\.jsonl"):
         read_manifest(tmp_path)
+
+
+def test_two_manifests_in_a_folder_are_an_error(tmp_path):
     write_lines(tmp_path, ROW)
     (tmp_path / "metadata.csv").write_text("file_name,text\n")
     with pytest.raises(ManifestError, match="keep one"):
@@ -143,13 +167,13 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_bare_folder_is_its_image_files_at_any_depth(tmp_path):
+def test_without_a_manifest_a_folder_is_read_as_its_image_files_at_any_depth(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("b.PNG", "deep/er/a.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [item.file_name for item in read_image_folder(tmp_path).items] == [
+    assert [image.file_name for image in read_image_folder(tmp_path).images] == [
         "b.PNG",
         "deep/er/a.jpg",
     ]
-    with pytest.raises(ManifestError, match="no such folder"):
+    with pytest.raises(ManifestError, match="missing: the folder does not exist"):
         read_image_folder(tmp_path / "missing")

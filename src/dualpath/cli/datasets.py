@@ -1,98 +1,47 @@
-"""``dualpath prepare``: write folders of captioned images."""
+"""``dualpath prepare`` and ``dualpath data``: write and check folders of captioned images."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from dualpath.cli.console import bar, err_console, handle_errors, out_console
-
-if TYPE_CHECKING:
-    from dualpath.datasets.prepare import Name
+from dualpath.cli.console import Cache, bar, err_console, handle_errors, log, out_console
+from dualpath.datasets.base import DatasetSpec
+from dualpath.datasets.prepare import DATASETS, find_dataset
 
 prepare_app = typer.Typer(no_args_is_help=True)
+data_app = typer.Typer(no_args_is_help=True)
 
-Raw = Annotated[Path, typer.Option(help="Folder with the files of the data set.")]
-Out = Annotated[Path, typer.Option(help="Folder to write the manifest to.")]
+Out = Annotated[Path, typer.Option(help="Folder to write.", file_okay=False)]
+Raw = Annotated[
+    Path,
+    typer.Option(
+        help="Folder with the files of the data set. Annotations may be inside their zip.",
+        file_okay=False,
+    ),
+]
 Resize = Annotated[
     int | None,
-    typer.Option(min=16, help="Write copies of so many pixels (shorter side) instead of links."),
+    typer.Option(
+        min=16,
+        help="Write resized copies whose shorter side has this many pixels. Default: the manifest "
+        "refers to the images where they are.",
+        show_default=False,
+    ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch captions and splits first.")]
-FlickrSplit = Annotated[
-    str, typer.Option(help="karpathy, or flickr8k-lists (the official files; the paper's split).")
-]
-
-
-@prepare_app.command()
-def flickr8k(
-    raw: Raw,
-    out: Out,
-    split: FlickrSplit = "karpathy",
-    resize: Resize = None,
-    download: Download = False,
-) -> None:
-    """Flickr8k, from Karpathy's JSON or the official token file and lists."""
-    _prepare("flickr8k", raw, out, split, resize, download)
-
-
-@prepare_app.command()
-def flickr30k(
-    raw: Raw,
-    out: Out,
-    split: FlickrSplit = "karpathy",
-    resize: Resize = None,
-    download: Download = False,
-) -> None:
-    """Flickr30k, from Karpathy's JSON, or the token file with Flickr8k's lists."""
-    _prepare("flickr30k", raw, out, split, resize, download)
-
-
-@prepare_app.command()
-def mscoco(
-    raw: Raw,
-    out: Out,
-    split: Annotated[str, typer.Option(help="karpathy, 2014 or 2017.")] = "karpathy",
-    resize: Resize = None,
-    download: Download = False,
-) -> None:
-    """MSCOCO captions, from Karpathy's JSON or the official files."""
-    _prepare("mscoco", raw, out, split, resize, download)
-
-
-@prepare_app.command(name="cuhk_pedes")
-def cuhk_pedes(raw: Raw, out: Out, resize: Resize = None) -> None:
-    """CUHK-PEDES, from reid_raw.json; copies are squashed to the square, as in the paper."""
-    _prepare("cuhk_pedes", raw, out, None, resize, download=False)
-
-
-@prepare_app.command(name="icfg_pedes")
-def icfg_pedes(raw: Raw, out: Out, resize: Resize = None) -> None:
-    """ICFG-PEDES, from ICFG-PEDES.json."""
-    _prepare("icfg_pedes", raw, out, None, resize, download=False)
-
-
-@prepare_app.command(name="rstp_reid")
-def rstp_reid(raw: Raw, out: Out, resize: Resize = None) -> None:
-    """RSTPReid, from data_captions.json."""
-    _prepare("rstp_reid", raw, out, None, resize, download=False)
-
-
-@prepare_app.command()
-def folder(raw: Raw, out: Out, resize: Resize = None) -> None:
-    """Your own: a table (CSV, JSONL, Parquet), a text file an image, or WebDataset shards."""
-    _prepare("folder", raw, out, None, resize, download=False)
+Seed = Annotated[int, typer.Option(help="The same seed writes the same files.")]
 
 
 @prepare_app.command()
 def shapes(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     scenes: Annotated[int, typer.Option(min=20, help="Number of images.")] = 3200,
-    captions: Annotated[int, typer.Option(min=1, max=10, help="Sentences an image.")] = 5,
-    size: Annotated[int, typer.Option(min=16, help="Side of an image, pixels.")] = 96,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+    captions: Annotated[int, typer.Option(min=1, max=10, help="Captions per image.")] = 5,
+    size: Annotated[int, typer.Option(min=16, help="Width and height of an image, pixels.")] = 96,
+    seed: Seed = 0,
 ) -> None:
-    """Write the synthetic shapes set: coloured shapes, sizes, relations, counts."""
+    """Draw captioned scenes: coloured shapes, sizes, relations, counts. Needs no other files."""
     with handle_errors():
         from dualpath.datasets.synthetic.shapes import write_shapes
 
@@ -100,19 +49,19 @@ def shapes(
             path = write_shapes(
                 out, scenes=scenes, captions=captions, size=size, seed=seed, progress=progress
             )
-        out_console.print(f"{scenes:,} scenes: {path}", markup=False)
+        out_console.print(f"{scenes:,} images: {path}", markup=False)
 
 
 @prepare_app.command()
 def pedestrians(
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     identities: Annotated[int, typer.Option(min=10, help="Number of people.")] = 600,
-    views: Annotated[int, typer.Option(min=4, max=20, help="Images of each.")] = 4,
-    captions: Annotated[int, typer.Option(min=2, max=10, help="Sentences an image.")] = 2,
+    views: Annotated[int, typer.Option(min=4, max=20, help="Images per person.")] = 4,
+    captions: Annotated[int, typer.Option(min=2, max=10, help="Captions per image.")] = 2,
     size: Annotated[int, typer.Option(min=32, help="Height of an image, pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+    seed: Seed = 0,
 ) -> None:
-    """Write the synthetic pedestrians set: drawn people, several views each, described in words."""
+    """Draw people in several views, with descriptions. Needs no other files."""
     with handle_errors():
         from dualpath.datasets.synthetic.pedestrians import write_pedestrians
 
@@ -132,23 +81,75 @@ def pedestrians(
 
 
 def _prepare(
-    name: "Name", raw: Path, out: Path, split: str | None, resize: int | None, download: bool
+    name: str, raw: Path, out: Path, split: str | None, resize: int | None, *, download: bool
 ) -> None:
-    with handle_errors("; the same command goes on with it"):
+    with handle_errors("; run the same command again to continue"):
         from dualpath.datasets.prepare import prepare
 
         with bar("preparing") as progress:
-            written = prepare(
+            prepared = prepare(
                 name,
                 raw,
                 out,
                 split=split,
                 resize=resize,
-                fetch=download,
-                say=lambda line: err_console.print(line, markup=False),
+                download=download,
+                log=log,
                 progress=progress,
             )
-        for warning in written.warnings:
-            err_console.print(f"warning: {warning}", markup=False)
-        counts = ", ".join(f"{number:,} {split}" for split, number in written.images.items())
-        out_console.print(f"{counts}: {written.manifest}", markup=False)
+        for warning in prepared.warnings:
+            log(f"warning: {warning}")
+        counts = ", ".join(f"{count:,} {part}" for part, count in prepared.image_counts.items())
+        out_console.print(f"{counts}: {prepared.manifest}", markup=False)
+
+
+def _command(name: str, spec: DatasetSpec) -> Callable[..., None]:
+    """Return the command of a data set, with the options that it has."""
+    splits = ", ".join(spec.splits)
+    split_option = typer.Option(help=f"Way to split the data set: {splits}.")
+    download_option = typer.Option("--download", help="Download captions and splits first.")
+
+    def simple(raw: Raw, out: Out, resize: Resize = None) -> None:
+        _prepare(name, raw, out, None, resize, download=False)
+
+    def with_splits(
+        raw: Raw,
+        out: Out,
+        split: Annotated[str, split_option] = spec.splits[0],
+        resize: Resize = None,
+        download: Annotated[bool, download_option] = False,
+    ) -> None:
+        _prepare(name, raw, out, split, resize, download=download)
+
+    return with_splits if len(spec.splits) > 1 else simple
+
+
+for _name in DATASETS:
+    _spec = find_dataset(_name)
+    prepare_app.command(_name, help=_spec.summary)(_command(_name, _spec))
+
+
+@data_app.command()
+def check(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of captioned images with a manifest.", exists=True, file_okay=False
+        ),
+    ],
+    cache: Cache = None,
+) -> None:
+    """Check a manifest and decode every image. Exit code 1 if there are errors."""
+    with handle_errors():
+        from dualpath.data.check import check_folder
+
+        with bar("checking images") as progress:
+            report = check_folder(folder, cache, progress)
+        for line in report.counts:
+            out_console.print(line, markup=False)
+        for line in report.warnings:
+            log(f"warning: {line}")
+        for line in report.errors:
+            err_console.print(f"error: {line}", markup=False)
+        if report.errors:
+            raise typer.Exit(1)

@@ -91,7 +91,7 @@ def info(address: Address) -> None:
         rows: dict[str, object] = {
             "images": f"{len(gallery):,}",
             "captions": f"{gallery.store.count('captions'):,}",
-            "model": f"{info.name} ({info.model}), {info.dim} dimensions",
+            "model": f"{info.name} ({info.fingerprint}), {info.dim} dimensions",
             "model folder": info.source or "unknown",
             "image folders": ", ".join(map(str, info.roots)),
             "fields": ", ".join(f"{k} ({f.kind})" for k, f in info.fields.items()) or "none",

@@ -1,90 +1,100 @@
-"""``dualpath serve`` and ``dualpath keys``: a gallery over HTTP."""
+"""``dualpath serve`` and ``dualpath keys``: serve a gallery over HTTP."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dualpath.cli.console import err_console, handle_errors, out_console
-from dualpath.cli.gallery import Address, Model, fill, open_with_model
+from dualpath.cli.console import handle_errors, log, out_console
+from dualpath.cli.gallery import Address, Model, index_folder, open_gallery
 
 keys_app = typer.Typer(no_args_is_help=True)
 
-KeyFile = Annotated[Path, typer.Argument(metavar="KEYS", help="File of keys (JSON).")]
+KeyPath = Annotated[
+    Path, typer.Argument(metavar="KEYS", help="File of API keys (JSON).", dir_okay=False)
+]
 
 
 def serve(
     address: Address,
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     keys: Annotated[
-        Path | None, typer.Option(help="File of API keys; needed beyond this machine.")
+        Path | None,
+        typer.Option(
+            help="File of API keys. Required if other machines can reach the address.",
+            dir_okay=False,
+            show_default=False,
+        ),
     ] = None,
     uploads: Annotated[
-        Path | None, typer.Option(help="Allow changes; images that are sent are kept here.")
+        Path | None,
+        typer.Option(
+            help="Allow clients to add and remove images. Uploaded images are stored in this "
+            "folder.",
+            file_okay=False,
+            show_default=False,
+        ),
     ] = None,
-    add: Annotated[Path | None, typer.Option(help="Index this folder first.")] = None,
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            help="Index this folder before serving.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
     rate: Annotated[str, typer.Option(help="Requests that one client may send.")] = "3000/minute",
 ) -> None:
-    """Serve a gallery: an API under /v1 and a page to search it in the browser."""
+    """Serve a gallery: an API under /v1 and a web page to search it."""
     with handle_errors():
-        from dualpath.server.access import Keys, ServerError, local_hosts, loopback
+        from dualpath.server.access import KeyFile
+        from dualpath.server.settings import Settings, secure_settings
 
-        known = None if keys is None else Keys(keys)
-        if known is not None and not known.keys:
-            raise ServerError(f"{keys}: holds no key; make one: dualpath keys add {keys} NAME")
-        if known is None and not loopback(host):
-            raise ServerError(
-                f"{host} can be reached by others: make a key with dualpath keys add keys.json "
-                "NAME, and start with --keys keys.json"
-            )
-        from dualpath.server.app import Settings
-        from dualpath.server.server import serve as run
+        key_file = None if keys is None else KeyFile(keys)
+        settings = Settings(keys=key_file, uploads=uploads, rate=rate)
+        settings = secure_settings(settings, host)  # before anything heavy is imported
+        from dualpath.server import server
 
-        gallery = open_with_model(address, model)
-        if add is not None:
-            fill(gallery, add)
-        if uploads is not None:
-            uploads = uploads.resolve()
-            uploads.mkdir(parents=True, exist_ok=True)
-            gallery.register_fields([uploads], [])
-        settings = Settings(
-            keys=known,
-            hosts=local_hosts(host) if known is None else None,
-            uploads=uploads,
-            rate=rate,
-        )
-        run(gallery, settings, host, port, lambda line: err_console.print(line, markup=False))
+        with open_gallery(address, model) as gallery:
+            if add is not None:
+                index_folder(gallery, add)
+            server.serve(gallery, settings, host=host, port=port, announce=log)
 
 
 @keys_app.command("add")
 def add_key(
-    file: KeyFile,
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
-    write: Annotated[bool, typer.Option("--write", help="May also change the gallery.")] = False,
+    file: KeyPath,
+    name: Annotated[str, typer.Argument(help="Name of the key, such as its user.")],
+    write: Annotated[
+        bool, typer.Option("--write", help="The key also permits adding and removing images.")
+    ] = False,
 ) -> None:
-    """Make an API key and print it, this once; the file keeps its hash."""
+    """Create an API key and print it. It is shown only once; the file stores its hash."""
     with handle_errors():
-        from dualpath.server.access import Keys
+        from dualpath.server.access import KeyFile
 
-        typer.echo(Keys(file).add(name, "write" if write else "read"))
+        typer.echo(KeyFile(file).add(name, "write" if write else "read"))
 
 
 @keys_app.command("list")
-def list_keys(file: KeyFile) -> None:
+def list_keys(file: KeyPath) -> None:
     """List the keys of a file."""
     with handle_errors():
-        from dualpath.server.access import Keys
+        from dualpath.server.access import KeyFile
 
-        for key in Keys(file).keys:
+        for key in KeyFile(file).keys:
             out_console.print(f"{key.name:20} {key.scope:6} {key.made}", markup=False)
 
 
 @keys_app.command("revoke")
-def revoke_key(file: KeyFile, name: Annotated[str, typer.Argument()]) -> None:
-    """Forget a key; servers that run must be started again."""
+def revoke_key(
+    file: KeyPath, name: Annotated[str, typer.Argument(help="Name of the key.")]
+) -> None:
+    """Delete a key. Restart running servers to apply the change."""
     with handle_errors():
-        from dualpath.server.access import Keys
+        from dualpath.server.access import KeyFile
 
-        Keys(file).revoke(name)
+        KeyFile(file).revoke(name)

@@ -1,1 +1,1 @@
-"""Where manifests come from: one module an origin."""
+"""Published and drawn data sets, each converted to a manifest. One module per data set."""

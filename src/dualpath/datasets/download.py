@@ -1,22 +1,30 @@
-"""Fetching the captions and splits of a data set, with resume and checksum."""
+"""Downloading the captions and splits of a data set, with resume and checksum."""
 
 import hashlib
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dualpath.errors import DatasetError
+from dualpath.types import Progress, no_progress
+from dualpath.utils.text import error_reason
 
-_CHUNK = 1 << 20
-_SECONDS = 60
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 60  # seconds
+_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A zip to fetch. ``md5`` none: none is published, and the zip's own checksums are trusted."""
+    """A zip that can be downloaded.
+
+    Attributes:
+        url: its address.
+        licence: a line for people.
+        md5: published checksum. None: there is none, and the checksums inside the zip are used.
+    """
 
     url: str
     licence: str
@@ -24,88 +32,71 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """Its name here."""
+        """Its file name.
+
+        >>> RemoteFile("https://example.org/captions.zip", "CC BY 4.0").name
+        'captions.zip'
+        """
         return self.url.rsplit("/", 1)[-1]
 
 
-_KARPATHY = RemoteFile(
-    "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-    "captions of Flickr8k, Flickr30k (research and education only) and MSCOCO (CC BY 4.0)",
-)
-_COCO_LICENCE = "COCO annotations, CC BY 4.0; the images have their own licences"
-FILES: dict[tuple[str, str], RemoteFile] = {
-    ("flickr8k", "karpathy"): _KARPATHY,
-    ("flickr30k", "karpathy"): _KARPATHY,
-    ("mscoco", "karpathy"): _KARPATHY,
-    ("mscoco", "2014"): RemoteFile(
-        "http://images.cocodataset.org/annotations/annotations_trainval2014.zip", _COCO_LICENCE
-    ),
-    ("mscoco", "2017"): RemoteFile(
-        "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
-        _COCO_LICENCE,
-        "f4bbac642086de4f52a3fdda2de5fa2c",
-    ),
-}
-
-
-def download(
-    file: RemoteFile, folder: Path, progress: Callable[[int], None] = lambda _: None
-) -> Path:
-    """Fetch a file into a folder, going on where an interrupted call stopped.
+def download_file(file: RemoteFile, folder: Path, progress: Progress = no_progress) -> Path:
+    """Download a file into a folder, or continue an interrupted download.
 
     Args:
-        advance: called with the number of bytes that came since the last call.
+        progress: called with the number of bytes received since the last call.
 
     Raises:
-        SourceError: the address cannot be reached, or what came is not what was published.
+        DatasetError: the address cannot be reached, or the content is not the published one.
     """
-    target, unfinished = folder / file.name, folder / f"{file.name}.partial"
+    target, partial = folder / file.name, folder / f"{file.name}.partial"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _fetch(file.url, unfinished, progress)
+        _fetch(file.url, partial, progress)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise DatasetError(
-            f"{file.url}: cannot be fetched ({error}); try again (it goes on where it stopped), or "
-            f"put the file into {folder} yourself"
+            f"{file.url}: cannot be downloaded ({error_reason(error)}); run the command again to "
+            f"continue, or put the file into {folder} yourself"
         ) from error
-    _check(file, unfinished)
-    unfinished.replace(target)
+    if not _is_published(file, partial):
+        partial.unlink()
+        raise DatasetError(
+            f"{file.url}: the content is not the published file and was removed; try again later"
+        )
+    partial.replace(target)
     return target
 
 
-def _fetch(url: str, path: Path, progress: Callable[[int], None]) -> None:
-    have = path.stat().st_size if path.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+def _fetch(url: str, path: Path, progress: Progress) -> None:
+    """Append the rest of a remote file to ``path``."""
+    size = path.stat().st_size if path.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_SECONDS)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to come
+        if error.code == _RANGE_NOT_SATISFIABLE:  # the file is complete
             return
         raise
-    with response, path.open("ab" if response.status == 206 else "wb") as out:
+    append = response.status == _PARTIAL_CONTENT
+    with response, path.open("ab" if append else "wb") as out:
         length = int(response.headers.get("Content-Length", 0))
-        came = 0
+        received = 0
         while chunk := response.read(_CHUNK):
             out.write(chunk)
-            came += len(chunk)
+            received += len(chunk)
             progress(len(chunk))
-    if came < length:
-        raise ConnectionError(f"{came:,} of {length:,} bytes came")
+    if received < length:
+        raise ConnectionError(f"only {received:,} of {length:,} bytes were received")
 
 
-def _check(file: RemoteFile, path: Path) -> None:
+def _is_published(file: RemoteFile, path: Path) -> bool:
     if file.md5 is not None:
         with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "md5").hexdigest()
-        sound = digest == file.md5
-    else:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                sound = archive.testzip() is None
-        except zipfile.BadZipFile:
-            sound = False
-    if not sound:
-        path.unlink()
-        raise DatasetError(f"{file.url}: what came is not the published file; it was removed")
+            return hashlib.file_digest(content, "md5").hexdigest() == file.md5
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False

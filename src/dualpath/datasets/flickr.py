@@ -1,72 +1,106 @@
 """Flickr8k and Flickr30k, from their official files or from Karpathy's JSON.
 
-Official: ``Flickr8k.token.txt`` with the three lists ``Flickr_8k.*Images.txt``;
-``results_20130124.token``. A line of captions is ``image.jpg#number``, a tab, the caption.
-Flickr30k has no official lists: either Karpathy's split (29,000 / 1,014 / 1,000), which the
-literature compares on, or that of the paper's authors, who took Flickr8k's lists of validation
-and test images and left the rest to training (29,783 / 1,000 / 1,000).
+The official files are ``Flickr8k.token.txt`` with the lists ``Flickr_8k.*Images.txt``, and
+``results_20130124.token``. A line of a token file is ``image.jpg#number``, a tab and a caption.
+
+Flickr30k has no official lists. Its splits are:
+
+* ``karpathy``: 29,000 / 1,014 / 1,000 images, which the literature compares.
+* ``flickr8k-lists``: 29,783 / 1,000 / 1,000 images, which the authors of the paper used. Validation
+  and test images are those of Flickr8k's lists; all other images are training images.
 """
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
-from dualpath.datasets.base import Counts, DatasetRow
-from dualpath.datasets.karpathy import read_karpathy
+from dualpath.datasets.base import DatasetRow, DatasetSpec
+from dualpath.datasets.karpathy import KARPATHY_ZIP, read_karpathy
 from dualpath.datasets.raw_folder import RawFolder
 from dualpath.errors import DatasetError
 
-SPLITS = ("karpathy", "flickr8k-lists")
-
-PUBLISHED: dict[tuple[str, str], Counts] = {
-    ("flickr8k", "karpathy"): {"train": 6000, "val": 1000, "test": 1000},
-    ("flickr8k", "flickr8k-lists"): {"train": 6000, "val": 1000, "test": 1000},
-    ("flickr30k", "karpathy"): {"train": 29000, "val": 1014, "test": 1000},
-    ("flickr30k", "flickr8k-lists"): {"train": 29783, "val": 1000, "test": 1000},
-}
-_TOKENS = {"flickr8k": "Flickr8k.token.txt", "flickr30k": "results_20130124.token"}
-_LISTS = {
+_KARPATHY, _LISTS = "karpathy", "flickr8k-lists"
+_LIST_FILES = {
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
 
 
-def read_flickr(
-    raw: RawFolder, name: Literal["flickr8k", "flickr30k"], split: str
-) -> list[DatasetRow]:
-    """Read one of the two sets.
+def read_flickr8k(raw: RawFolder, split: str) -> list[DatasetRow]:
+    """Read Flickr8k; images that are in none of its lists are left out.
 
     Raises:
-        SourceError: a file is missing or not as it should be.
+        DatasetError: a file is missing or has another format.
     """
-    if split == "karpathy":
-        return read_karpathy(raw, f"dataset_{name}.json")
-    captions = read_tokens(raw, _TOKENS[name])
-    named = {
-        image: part
-        for part in (_LISTS if name == "flickr8k" else ("val", "test"))
-        for image in raw.lines(_LISTS[part])
-    }
-    # Flickr8k's token file names images that are in none of its lists.
-    rest = None if name == "flickr8k" else "train"
-    return [
-        DatasetRow(image, raw.image(image), tuple(told), part)
-        for image, told in captions.items()
-        if (part := named.get(image, rest)) is not None
-    ]
+    if split == _KARPATHY:
+        return read_karpathy(raw, "dataset_flickr8k.json")
+    captions = read_token_file(raw, "Flickr8k.token.txt")
+    splits = _read_lists(raw, ("train", "val", "test"))
+    return _rows(raw, {name: captions[name] for name in captions if name in splits}, splits)
 
 
-def read_tokens(raw: RawFolder, name: str) -> dict[str, list[str]]:
-    """Read a token file: the captions of each image, in order.
+def read_flickr30k(raw: RawFolder, split: str) -> list[DatasetRow]:
+    """Read Flickr30k.
 
     Raises:
-        SourceError: the file is missing, or a line is not as it should be.
+        DatasetError: a file is missing or has another format.
+    """
+    if split == _KARPATHY:
+        return read_karpathy(raw, "dataset_flickr30k.json")
+    captions = read_token_file(raw, "results_20130124.token")
+    train = dict.fromkeys(captions, "train")
+    return _rows(raw, captions, train | _read_lists(raw, ("val", "test")))
+
+
+def read_token_file(raw: RawFolder, file: str) -> dict[str, list[str]]:
+    """Return the captions of each image of a token file, in order.
+
+    Raises:
+        DatasetError: the file is missing, or a line has another format.
     """
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(raw.lines(name), start=1):
+    for number, line in enumerate(raw.read_lines(file), start=1):
         key, tab, caption = line.partition("\t")
         image, mark, _ = key.partition("#")
         if not (tab and mark and image):
-            raise DatasetError(f"{name}:{number}: a line is image.jpg#number, a tab, a caption")
-        # A handful of names of Flickr8k end in ".jpg.1".
+            raise DatasetError(
+                f"{file}:{number}: a line must be image.jpg#number, a tab and a caption"
+            )
+        # A few names of Flickr8k end in ".jpg.1".
         captions.setdefault(image.removesuffix(".1"), []).append(caption.strip())
     return captions
+
+
+def _read_lists(raw: RawFolder, splits: Sequence[str]) -> dict[str, str]:
+    """Return the split of each image of Flickr8k's lists."""
+    return {image: split for split in splits for image in raw.read_lines(_LIST_FILES[split])}
+
+
+def _rows(
+    raw: RawFolder, captions: Mapping[str, Sequence[str]], splits: Mapping[str, str]
+) -> list[DatasetRow]:
+    return [
+        DatasetRow(image, raw.find_image(image), tuple(sentences), splits[image])
+        for image, sentences in captions.items()
+    ]
+
+
+FLICKR8K = DatasetSpec(
+    "Flickr8k, from Karpathy's JSON, or the official token file and lists.",
+    read_flickr8k,
+    splits=(_KARPATHY, _LISTS),
+    published={
+        _KARPATHY: {"train": 6000, "val": 1000, "test": 1000},
+        _LISTS: {"train": 6000, "val": 1000, "test": 1000},
+    },
+    downloads={_KARPATHY: KARPATHY_ZIP},
+)
+FLICKR30K = DatasetSpec(
+    "Flickr30k, from Karpathy's JSON, or the official token file and Flickr8k's lists.",
+    read_flickr30k,
+    splits=(_KARPATHY, _LISTS),
+    published={
+        _KARPATHY: {"train": 29000, "val": 1014, "test": 1000},
+        _LISTS: {"train": 29783, "val": 1000, "test": 1000},
+    },
+    downloads={_KARPATHY: KARPATHY_ZIP},
+)

@@ -1,4 +1,4 @@
-"""Captioned images as people have them: a table, a text file an image, or WebDataset shards."""
+"""Your own captioned images: a table, a text file for each image, or WebDataset shards."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,20 +10,24 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from dualpath.data.webdataset import IMAGE_SUFFIXES, find_shards, shard_rows
-from dualpath.datasets.base import DatasetRow
+from dualpath.datasets.base import DatasetRow, DatasetSpec
 from dualpath.datasets.raw_folder import RawFolder
 from dualpath.errors import DatasetError, ShardError
+from dualpath.utils.text import error_reason
 
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "filepath")
 _CAPTION_COLUMNS = ("captions", "caption", "text", "description", "sentence", "title")
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-def read_folder(raw: RawFolder) -> list[DatasetRow]:
-    """Read whichever of the three forms a folder has; splits are left to the manifest's reader.
+def read_folder(raw: RawFolder, _split: str) -> list[DatasetRow]:
+    """Read shards, a table, or images with text files, whichever the folder holds.
+
+    Splits are those of the table or the shards. Missing ones are drawn when the manifest is read.
 
     Raises:
-        SourceError: it has none of them, more than one table, or one that cannot be read.
+        DatasetError: the folder holds none of the three, more than one table, or a file that cannot
+            be read.
     """
     shards = find_shards(raw.folder)
     if shards:
@@ -37,32 +41,34 @@ def read_folder(raw: RawFolder) -> list[DatasetRow]:
     rows = list(_read_text_files(raw.folder))
     if not rows:
         raise DatasetError(
-            f"{raw.folder}: neither a table ({', '.join(_TABLES)}) of images and captions, nor "
-            "images with a text file of the same name each, nor .tar shards"
+            f"{raw.folder}: holds neither a table ({', '.join(_TABLES)}) of images and captions, "
+            "nor images with a text file of the same name, nor .tar shards"
         )
     return rows
 
 
 def _read_table(path: Path, raw: RawFolder) -> list[DatasetRow]:
+    """Read a table; rows with the same image are joined, and the first one's metadata is used."""
     try:
-        rows = _table(path).to_pylist()
+        rows = _load_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from error
+        raise DatasetError(f"{path}: cannot be read ({error_reason(error)})") from error
     columns = list(rows[0]) if rows else []
-    file_column = _column(path, columns, _FILE_COLUMNS, "the image's file")
-    caption_column = _column(path, columns, _CAPTION_COLUMNS, "the caption")
-    merged: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(rows, start=2 if path.suffix.lower() in (".csv", ".tsv") else 1):
-        name, told = row.pop(file_column), row.pop(caption_column)
+    file_column = _find_column(path, columns, _FILE_COLUMNS, "the image's file")
+    caption_column = _find_column(path, columns, _CAPTION_COLUMNS, "the caption")
+    first_line = 2 if path.suffix.lower() in (".csv", ".tsv") else 1  # after the header
+    joined: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=first_line):
+        name, cell = row.pop(file_column), row.pop(caption_column)
         if not name:
             raise DatasetError(f"{path}:{number}: column '{file_column}' is empty")
-        captions = [told] if isinstance(told, str) else list(told or [])
-        kept = merged.setdefault(str(name), {"captions": [], **row})
-        kept["captions"] += [str(caption).strip() for caption in captions if str(caption).strip()]
-    return [_row(name, raw.image(name), fields) for name, fields in merged.items()]
+        captions = [cell] if isinstance(cell, str) else list(cell or [])
+        values = joined.setdefault(str(name), {"captions": [], **row})
+        values["captions"] += [str(caption).strip() for caption in captions if str(caption).strip()]
+    return [_to_row(name, raw.find_image(name), values) for name, values in joined.items()]
 
 
-def _table(path: Path) -> pa.Table:
+def _load_table(path: Path) -> pa.Table:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return pq.read_table(path)
@@ -74,44 +80,52 @@ def _table(path: Path) -> pa.Table:
     return pa_csv.read_csv(path, parse_options=options)
 
 
-def _column(path: Path, columns: Sequence[str], known: Sequence[str], what: str) -> str:
+def _find_column(path: Path, columns: Sequence[str], known: Sequence[str], what: str) -> str:
+    """Return the first column of ``known`` that the table has, in any case of letters."""
     for name in known:
         for column in columns:
             if column.lower() == name:
                 return column
     raise DatasetError(
-        f"{path}: no column for {what}; name it '{known[0]}' (there are: {', '.join(columns)})"
+        f"{path}: no column for {what}; name it '{known[0]}' (the table has: {', '.join(columns)})"
     )
 
 
-def _row(name: str, path: Path, fields: dict[str, Any]) -> DatasetRow:
-    kept = {key: value for key, value in fields.items() if value is not None}
-    captions = tuple(kept.pop("captions"))
-    instance = kept.pop("instance", None)
+def _to_row(name: str, path: Path, values: dict[str, Any]) -> DatasetRow:
+    metadata = {key: value for key, value in values.items() if value is not None}
+    captions = tuple(metadata.pop("captions"))
+    instance = metadata.pop("instance", None)
     return DatasetRow(
         name,
         path,
         captions,
-        split=kept.pop("split", None),
+        split=metadata.pop("split", None),
         instance=None if instance is None else str(instance),
-        metadata=kept,
+        metadata=metadata,
     )
 
 
 def _read_text_files(folder: Path) -> Iterator[DatasetRow]:
     for path in sorted(folder.rglob("*")):
-        told = path.with_suffix(".txt")
-        if path.suffix.lower() in IMAGE_SUFFIXES and told.is_file():
-            captions = tuple(filter(None, map(str.strip, told.read_text("utf-8").splitlines())))
+        text_file = path.with_suffix(".txt")
+        if path.suffix.lower() in IMAGE_SUFFIXES and text_file.is_file():
+            lines = text_file.read_text("utf-8").splitlines()
+            captions = tuple(line.strip() for line in lines if line.strip())
             yield DatasetRow(path.relative_to(folder).as_posix(), path, captions, split=None)
 
 
 def _read_shards(folder: Path, shards: list[Path]) -> Iterator[DatasetRow]:
-    """Read the samples of shards; their images stay inside."""
+    """Read the samples of shards; their images are not unpacked."""
     try:
-        for fields in shard_rows(folder, shards):
-            name = fields.pop("file_name")
-            captions = [caption.strip() for caption in fields["captions"] if caption.strip()]
-            yield _row(name, folder / name, {**fields, "captions": captions})
+        for values in shard_rows(folder, shards):
+            name = values.pop("file_name")
+            captions = [caption.strip() for caption in values["captions"] if caption.strip()]
+            yield _to_row(name, folder / name, {**values, "captions": captions})
     except ShardError as error:
         raise DatasetError(str(error)) from error
+
+
+FOLDER = DatasetSpec(
+    "Your own images, with a table (CSV, JSONL, Parquet), text files, or WebDataset shards.",
+    read_folder,
+)

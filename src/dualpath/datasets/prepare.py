@@ -1,93 +1,101 @@
-"""From the official files of a data set to a folder with a manifest."""
+"""From the files of a data set to a folder with a manifest.
+
+A new data set is a module of this package with a :class:`~dualpath.datasets.base.DatasetSpec`, and
+a line in :data:`DATASETS`.
+"""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
 
-from dualpath.datasets import flickr, mscoco, person
-from dualpath.datasets.base import Counts, DatasetRow, PreparedDataset, write_rows
-from dualpath.datasets.download import FILES, download
-from dualpath.datasets.folder import read_folder
+from dualpath.datasets.base import DatasetSpec, PreparedDataset
+from dualpath.datasets.download import download_file
 from dualpath.datasets.raw_folder import RawFolder
+from dualpath.datasets.writing import write_dataset
 from dualpath.errors import DatasetError
+from dualpath.types import Progress, no_progress
 
-DatasetName = Literal[
-    "flickr8k", "flickr30k", "mscoco", "cuhk_pedes", "icfg_pedes", "rstp_reid", "folder"
-]
-Say = Callable[[str], None]
-SPLITS: dict[DatasetName, tuple[str, ...]] = {
-    "flickr8k": flickr.SPLITS,
-    "flickr30k": flickr.SPLITS,
-    "mscoco": mscoco.SPLITS,
+DATASETS: dict[str, str] = {
+    "flickr8k": "dualpath.datasets.flickr:FLICKR8K",
+    "flickr30k": "dualpath.datasets.flickr:FLICKR30K",
+    "mscoco": "dualpath.datasets.coco:MSCOCO",
+    "cuhk_pedes": "dualpath.datasets.person_search:CUHK_PEDES",
+    "icfg_pedes": "dualpath.datasets.person_search:ICFG_PEDES",
+    "rstp_reid": "dualpath.datasets.person_search:RSTP_REID",
+    "folder": "dualpath.datasets.folder:FOLDER",
 }
 
 
 def prepare(
-    name: DatasetName,
-    raw: Path,
-    out: Path,
+    name: str,
+    raw: Path | str,
+    out: Path | str,
     *,
     split: str | None = None,
     resize: int | None = None,
-    fetch: bool = False,
+    download: bool = False,
     workers: int = 2,
-    say: Say = lambda _: None,
-    progress: Callable[[int], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> PreparedDataset:
     """Write the manifest of a data set.
 
     Args:
-        name: which.
-        raw: folder with its files, unpacked or (annotations alone) inside their zip.
+        name: of the data set: ``"flickr8k"``, ``"flickr30k"``, ``"mscoco"``, ``"cuhk_pedes"``,
+            ``"icfg_pedes"``, ``"rstp_reid"``, or ``"folder"`` for your own images.
+        raw: folder with the files of the data set. Annotations may be inside their zip; images
+            must be unpacked.
         out: folder to write.
-        split: which of :data:`SPLITS`; the first where there is a choice.
-        resize: write copies of so many pixels instead of naming the images where they are.
-        fetch: fetch captions and splits into ``raw`` first, where they can be had.
-        say: called with the licence of what is fetched.
-        advance: called with the number of images resized, or bytes fetched, since the last call.
+        split: the way to split: ``"karpathy"`` or ``"flickr8k-lists"`` for Flickr; ``"karpathy"``,
+            ``"2014"`` or ``"2017"`` for MSCOCO (default: the first).
+        resize: write copies whose shorter side has this many pixels. None: the manifest refers to
+            the images where they are.
+        download: first download captions and splits into ``raw``.
+        workers: processes that resize.
+        log: called with a line that names the download and its licence.
+        progress: called with the number of images resized, or bytes downloaded, since the last
+            call.
 
     Raises:
-        SourceError: files are missing or not as published.
+        DatasetError: the data set or the split does not exist, files are missing or not as
+            published, or the data set cannot be downloaded.
     """
-    split = _chosen_split(name, split)
-    if fetch:
-        file = FILES.get((name, split))
+    raw, out = Path(raw), Path(out)
+    spec = find_dataset(name)
+    split = spec.splits[0] if split is None else split
+    if split not in spec.splits:
+        raise DatasetError(f"{name} has no split '{split}'; choose one of {', '.join(spec.splits)}")
+    if download:
+        file = spec.downloads.get(split)
         if file is None:
             raise DatasetError(
-                f"{name}: its files are given out on request by its authors and cannot be fetched; "
-                "put them into --raw"
+                f"{name}: the files of split '{split}' cannot be downloaded; ask the authors of "
+                f"the data set for them, and put them into {raw}"
             )
-        say(f"fetching {file.url}: {file.licence}")
-        download(file, raw, progress)
-    rows, published = _read(name, RawFolder(raw), split)
-    return write_rows(
-        rows,
+        log(f"downloading {file.url}: {file.licence}")
+        download_file(file, raw, progress)
+    return write_dataset(
+        spec.read(RawFolder(raw), split),
         out,
-        published=published,
+        published=spec.published.get(split),
         resize=resize,
-        square=name in get_args(person.DatasetName),
+        square=spec.square,
         workers=workers,
         progress=progress,
     )
 
 
-def _chosen_split(name: DatasetName, split: str | None) -> str:
-    choices = SPLITS.get(name, ())
-    if split is None:
-        return choices[0] if choices else ""
-    if split not in choices:
-        raise DatasetError(
-            f"{name} has no split '{split}'; "
-            + (f"choose one of {', '.join(choices)}" if choices else "leave --split out")
-        )
-    return split
+def find_dataset(name: str) -> DatasetSpec:
+    """Return the specification of a data set.
 
+    >>> find_dataset("mscoco").splits
+    ('karpathy', '2014', '2017')
 
-def _read(name: DatasetName, raw: RawFolder, split: str) -> tuple[list[DatasetRow], Counts | None]:
-    if name == "flickr8k" or name == "flickr30k":
-        return flickr.read_flickr(raw, name, split), flickr.PUBLISHED[name, split]
-    if name == "mscoco":
-        return mscoco.read_mscoco(raw, split), mscoco.PUBLISHED[split]
-    if name == "folder":
-        return read_folder(raw), None
-    return person.read_person(raw, name), person.PUBLISHED[name]
+    Raises:
+        DatasetError: it does not exist.
+    """
+    if name not in DATASETS:
+        raise DatasetError(f"data set '{name}' does not exist; choose one of {', '.join(DATASETS)}")
+    module, _, attribute = DATASETS[name].partition(":")
+    spec: DatasetSpec = getattr(import_module(module), attribute)
+    return spec

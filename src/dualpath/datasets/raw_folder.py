@@ -1,4 +1,4 @@
-"""A folder as a data set was unpacked, or not yet: its files by name, also inside its zips."""
+"""The folder with the files of a data set, which may be inside zip archives."""
 
 import json
 import os
@@ -8,38 +8,35 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dualpath.errors import DatasetError
+from dualpath.utils.text import error_reason
 
 
 class RawFolder:
-    """Find the files of a data set wherever they lie below a folder.
+    """Finds the files of a data set by name, at any depth below a folder.
 
     Raises:
-        SourceError: there is no such folder.
+        DatasetError: the folder does not exist. Every method raises it for a zip that is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder")
+            raise DatasetError(f"{folder}: the folder does not exist")
         self.folder = folder
 
-    @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for place, _, names in os.walk(self.folder, followlinks=True):
-            for name in names:
-                found.setdefault(name, []).append(Path(place) / name)
-        return found
-
     def has(self, name: str) -> bool:
-        """Tell whether a file of this name is there."""
+        """Return whether a file of this name exists, also inside a zip."""
         return self._find(name) is not None
 
-    def text(self, name: str) -> str:
-        """Return the text of a file, or raise ``SourceError``."""
+    def read_text(self, name: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            DatasetError: it is missing or cannot be read.
+        """
         found = self._find(name)
         if found is None:
             raise DatasetError(
-                f"{self.folder}: {name} is neither there nor inside a zip that is; put it there"
+                f"{self.folder}: {name} was found neither as a file nor inside a zip; put it there"
             )
         path, member = found
         try:
@@ -48,51 +45,65 @@ class RawFolder:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(member).decode("utf-8")
         except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{path}: {name} cannot be read ({error})") from error
+            raise DatasetError(f"{path}: {name} cannot be read ({error_reason(error)})") from error
 
-    def json(self, name: str) -> Any:
-        """Return the content of a JSON file, or raise ``SourceError``."""
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file; raise ``DatasetError`` as :meth:`read_text` does."""
         try:
-            return json.loads(self.text(name))
+            return json.loads(self.read_text(name))
         except json.JSONDecodeError as error:
-            raise DatasetError(f"{self.folder}: {name} is not valid JSON ({error})") from error
+            reason = error_reason(error)
+            raise DatasetError(f"{self.folder}: {name} is not valid JSON ({reason})") from error
 
-    def lines(self, name: str) -> list[str]:
-        """Return the lines of a file that are not empty, or raise ``SourceError``."""
-        return [line.strip() for line in self.text(name).splitlines() if line.strip()]
+    def read_lines(self, name: str) -> list[str]:
+        """Return the lines of a file that are not empty, stripped."""
+        return [line.strip() for line in self.read_text(name).splitlines() if line.strip()]
 
-    def image(self, name: str) -> Path:
-        """Return where an image lies; ``name`` may begin with folders, which then must agree.
+    def find_image(self, name: str) -> Path:
+        """Return the path of an image.
 
-        An image that is not there gets the place where it was looked for.
+        Args:
+            name: a file name, or a path whose folders must be the last folders of the result.
+
+        Returns:
+            Where the file is; if it is missing, ``folder / name``.
         """
         wanted = PurePosixPath(name)
-        candidates = self._by_name.get(wanted.name, [])
-        for path in candidates:
+        for path in self._files.get(wanted.name, []):
             if path.as_posix().endswith(f"/{wanted}"):
                 return path
         return self.folder / name
 
     def _find(self, name: str) -> tuple[Path, str | None] | None:
-        """Return the file, or the zip and the member of it."""
-        if name in self._by_name:
-            return min(self._by_name[name]), None
-        return self._zipped.get(name)
+        """Return a file and None, or a zip and the name of the member."""
+        if name in self._files:
+            return min(self._files[name]), None
+        return self._zip_members.get(name)
 
     @cached_property
-    def _zipped(self) -> dict[str, tuple[Path, str]]:
+    def _files(self) -> dict[str, list[Path]]:
+        """The paths of all files, by file name."""
+        files: dict[str, list[Path]] = {}
+        for folder, _, names in os.walk(self.folder, followlinks=True):
+            for name in names:
+                files.setdefault(name, []).append(Path(folder) / name)
+        return files
+
+    @cached_property
+    def _zip_members(self) -> dict[str, tuple[Path, str]]:
+        """The zip and the member of all files inside zips, by file name."""
         members: dict[str, tuple[Path, str]] = {}
-        for paths in self._by_name.values():
-            for path in paths:
-                if path.suffix != ".zip":
-                    continue
-                try:
-                    with zipfile.ZipFile(path) as archive:
-                        for member in archive.namelist():
-                            if not member.startswith("__MACOSX"):
-                                members.setdefault(PurePosixPath(member).name, (path, member))
-                except zipfile.BadZipFile as error:
-                    raise DatasetError(
-                        f"{path}: not a whole zip ({error}); fetch it again"
-                    ) from error
+        archives = (path for paths in self._files.values() for path in paths)
+        for path in archives:
+            if path.suffix != ".zip":
+                continue
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    for member in archive.namelist():
+                        if not member.startswith("__MACOSX"):
+                            members.setdefault(PurePosixPath(member).name, (path, member))
+            except zipfile.BadZipFile as error:
+                raise DatasetError(
+                    f"{path}: not a complete zip ({error_reason(error)}); download it again"
+                ) from error
         return members

@@ -1,1 +1,1 @@
-"""A gallery over HTTP, with a page for people."""
+"""The HTTP server: an API and a web page to search a gallery."""

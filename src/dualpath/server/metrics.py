@@ -1,4 +1,4 @@
-"""Counts for Prometheus."""
+"""Metrics for Prometheus."""
 
 import time
 
@@ -9,7 +9,14 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
-    """The server's own counts, in a registry of their own."""
+    """The metrics of one server, in a registry of their own.
+
+    Attributes:
+        requests: responses, by method, route and status.
+        seconds: duration of requests, by route.
+        batch: number of queries in a batch.
+        images: number of images in the gallery.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -19,7 +26,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "dualpath_request_seconds",
-            "Time from request to answer.",
+            "Time from request to response.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
@@ -35,12 +42,12 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """Return all counts in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class MetricsMiddleware:
-    """ASGI middleware that counts and times requests under the name of their route."""
+    """ASGI middleware that counts requests and measures their duration, by route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -49,17 +56,17 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), 500
 
-        async def send_and_look(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_look)
+            await self._app(scope, receive, send_and_record_status)
         finally:
             route = getattr(scope.get("route"), "name", "none")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - begun)
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)

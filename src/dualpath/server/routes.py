@@ -1,14 +1,15 @@
 """The routes of the API."""
 
 import json
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from dualpath.errors import ImageError
-from dualpath.gallery.schema import GalleryImage
-from dualpath.server.access import COOKIE, Access
+from dualpath.gallery.schema import GalleryImage, Hit
+from dualpath.server.access import COOKIE, AccessControl
 from dualpath.server.images import thumbnail
 from dualpath.server.schemas import (
     ErrorResponse,
@@ -19,6 +20,7 @@ from dualpath.server.schemas import (
     SessionRequest,
 )
 from dualpath.server.service import Service
+from dualpath.types import DEFAULT_TOP
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorResponse} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)
@@ -30,39 +32,46 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _access(request: Request) -> Access:
-    access: Access = request.app.state.access
+def _access(request: Request) -> AccessControl:
+    access: AccessControl = request.app.state.access
     return access
 
 
-def _read(request: Request) -> None:
-    _access(request).read(request)
+def _require_read(request: Request) -> None:
+    _access(request).require_read(request)
 
 
-def _write(request: Request) -> None:
-    _access(request).write(request)
-    if _service(request).uploads is None:
-        raise HTTPException(403, "nothing can be changed here; start the server with --uploads")
+def _require_write(request: Request) -> FilePath:
+    """Admit a request that writes, and return the folder of uploads."""
+    _access(request).require_write(request)
+    uploads = _service(request).uploads
+    if uploads is None:
+        raise HTTPException(403, "the gallery is read-only; start the server with --uploads")
+    return uploads
 
 
-def _item(service: "Shared", item: "Id") -> GalleryImage:
-    image = service.gallery.get(item)
+def _image(service: "ServiceParameter", id: "ImageId") -> GalleryImage:
+    image = service.gallery.get(id)
     if image is None:
         raise HTTPException(404, "no such image")
     return image
 
 
-Shared = Annotated[Service, Depends(_service)]
-Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
-Top = Annotated[int, Query(ge=1, le=500, description="Images to find.")]
+ServiceParameter = Annotated[Service, Depends(_service)]
+UploadFolder = Annotated[FilePath, Depends(_require_write)]
+ImageId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="Id of an image.")]
+ImageParameter = Annotated[GalleryImage, Depends(_image)]
+Top = Annotated[int, Query(ge=1, le=500, description="Number of images.")]
 Where = Annotated[
-    str | None, Query(max_length=2000, description="Filter, as colour = 'red' and year >= 2020.")
+    str | None,
+    Query(max_length=2000, description="Filter, such as colour = 'red' and year >= 2020."),
 ]
-Likely = Annotated[
-    float | None, Query(ge=0, le=1, description="Leave out what is less likely to fit.")
+MinProbability = Annotated[
+    float | None,
+    Query(ge=0, le=1, description="Hide images that are less likely than this to fit."),
 ]
-Named = Annotated[GalleryImage, Depends(_item)]
-reader, writer = [Depends(_read)], [Depends(_write)]
+Upload = Annotated[bytes, File(description="An image file.")]
+reader, writer = [Depends(_require_read)], [Depends(_require_write)]
 
 searching = APIRouter(tags=["search"], responses=_ERRORS)
 items = APIRouter(tags=["items"], responses=_ERRORS)
@@ -71,51 +80,45 @@ probes = APIRouter(tags=["server"])
 
 @searching.get("/search", dependencies=reader)
 async def search(
-    service: Shared,
+    service: ServiceParameter,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="A sentence.")],
-    top: Top = 20,
+    top: Top = DEFAULT_TOP,
     where: Where = None,
-    min_probability: Likely = None,
+    min_probability: MinProbability = None,
 ) -> SearchResponse:
-    """Find the images that fit a sentence."""
-    return await _results(service, await service.search_by_text(q, top, where, min_probability))
+    """Search for the images that fit a sentence."""
+    return await _response(service, await service.search_by_text(q, top, where, min_probability))
 
 
 @searching.post("/search/image", dependencies=reader)
 async def search_image(
-    service: Shared,
-    file: Annotated[bytes, File(description="An image.")],
-    top: Top = 20,
-    where: Where = None,
+    service: ServiceParameter, file: Upload, top: Top = DEFAULT_TOP, where: Where = None
 ) -> SearchResponse:
-    """Find the images that look like one that is sent; it is not kept."""
-    return await _results(service, await service.search_by_image(file, top, where))
+    """Search for images that are similar to an uploaded image, which is not stored."""
+    return await _response(service, await service.search_by_image(file, top, where))
 
 
-@searching.get("/items/{item}/similar", dependencies=reader)
+@searching.get("/items/{id}/similar", dependencies=reader)
 async def similar(
-    service: Shared, image: Named, top: Top = 20, where: Where = None
+    service: ServiceParameter, image: ImageParameter, top: Top = DEFAULT_TOP, where: Where = None
 ) -> SearchResponse:
-    """Find the images that look like one of the gallery."""
-    try:
-        hits = await run_in_threadpool(service.gallery.similar, image.id, top=top, where=where)
-    except KeyError as error:  # removed this moment
-        raise HTTPException(404, "no such image") from error
-    return await _results(service, hits)
+    """Search for images that are similar to an image of the gallery."""
+    hits = await run_in_threadpool(service.gallery.similar, image.id, top=top, where=where)
+    return await _response(service, hits)
 
 
 @searching.get("/about", dependencies=reader)
-def about(service: Shared) -> GalleryResponse:
-    """Describe the gallery and what it can be filtered by."""
-    return service.about()
+def about(service: ServiceParameter) -> GalleryResponse:
+    """Describe the gallery and the fields that filters can use."""
+    return service.describe()
 
 
 @searching.post("/session", status_code=204)
 def begin_session(request: Request, session: SessionRequest) -> Response:
-    """Let the page of this browser look at the gallery with a key."""
-    _access(request).check(request, session.key)
+    """Exchange an API key for a cookie, with which the web page can read the gallery."""
+    _access(request).check_key(request, session.key)
     response = Response(status_code=204)
-    if not _access(request).open:
+    if _access(request).requires_key:
         response.set_cookie(
             COOKIE,
             session.key,
@@ -126,65 +129,66 @@ def begin_session(request: Request, session: SessionRequest) -> Response:
     return response
 
 
-@items.get("/items/{item}", dependencies=reader)
-def get_item(image: Named) -> ImageResponse:
-    """Return an image's captions and metadata."""
-    return ImageResponse.of(image)
+@items.get("/items/{id}", dependencies=reader)
+def get_item(image: ImageParameter) -> ImageResponse:
+    """Return the captions and the metadata of an image."""
+    return ImageResponse.from_image(image)
 
 
 @items.get(
-    "/items/{item}/image",
+    "/items/{id}/image",
     dependencies=reader,
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}},
 )
 def get_image(
-    service: Shared,
-    image: Named,
+    service: ServiceParameter,
+    image: ImageParameter,
     size: Annotated[int, Query(ge=16, le=2048, description="Longer side in pixels.")] = 1024,
 ) -> Response:
-    """Return an image as JPEG, upright, without the file's own metadata."""
+    """Return an image as JPEG, upright, without the metadata of its file."""
     try:
         content = thumbnail(image.path, size, service.gallery.info.roots)
     except ImageError as error:
-        raise HTTPException(404, "the image's file is gone or broken") from error
+        raise HTTPException(404, "the image file is missing or broken") from error
     return Response(content, 200, {"Cache-Control": "private, max-age=600"}, "image/jpeg")
 
 
-@items.post("/items", dependencies=writer, status_code=201)
+@items.post("/items", status_code=201)
 async def add_item(
-    service: Shared,
-    file: Annotated[bytes, File(description="An image.")],
-    captions: Annotated[list[str] | None, Form(description="Sentences about it.")] = None,
+    service: ServiceParameter,
+    uploads: UploadFolder,
+    file: Upload,
+    captions: Annotated[list[str] | None, Form(description="Captions of the image.")] = None,
     metadata: Annotated[str, Form(description="A JSON object.")] = "{}",
 ) -> ImageResponse:
-    """Keep an image and index it; the same image again replaces captions and metadata."""
+    """Store an image and index it. If it is indexed already, replace its captions and metadata."""
     try:
         fields = json.loads(metadata)
     except ValueError as error:
         raise HTTPException(422, "metadata: not valid JSON") from error
     if not isinstance(fields, dict):
-        raise HTTPException(422, "metadata: is a JSON object")
-    kept = [caption.strip() for caption in captions or [] if caption.strip()]
-    return ImageResponse.of(await service.add(file, kept, fields))
+        raise HTTPException(422, "metadata: must be a JSON object")
+    texts = [caption.strip() for caption in captions or [] if caption.strip()]
+    return ImageResponse.from_image(await service.add(file, uploads, texts, fields))
 
 
-@items.delete("/items/{item}", dependencies=writer, status_code=204)
-async def remove_item(service: Shared, image: Named) -> Response:
-    """Remove an image. Files of indexed folders stay; the next indexing finds them again."""
+@items.delete("/items/{id}", dependencies=writer, status_code=204)
+async def remove_item(service: ServiceParameter, image: ImageParameter) -> Response:
+    """Remove an image. The file is deleted only if it was uploaded."""
     await service.remove(image)
     return Response(status_code=204)
 
 
 @probes.get("/healthz")
 def healthz() -> dict[str, str]:
-    """Tell that the server runs."""
+    """Return a status while the server runs."""
     return {"status": "ok"}
 
 
 @probes.get("/readyz", responses={503: {"model": ErrorResponse}})
-def readyz(service: Shared) -> dict[str, str]:
-    """Tell whether queries are answered: warm, and the store can be reached."""
+def readyz(service: ServiceParameter) -> dict[str, str]:
+    """Return whether the server is warm and can reach its store."""
     if not service.ready:
         raise HTTPException(503, "warming up")
     len(service.gallery)
@@ -193,12 +197,10 @@ def readyz(service: Shared) -> dict[str, str]:
 
 @probes.get("/metrics", dependencies=reader, response_class=Response, responses=_ERRORS)
 def metrics(request: Request) -> Response:
-    """Return counts for Prometheus."""
+    """Return metrics for Prometheus."""
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _results(service: Service, hits: list[Any]) -> SearchResponse:
-    details = service.known
-    if details is None:
-        details = await run_in_threadpool(service.about)
-    return SearchResponse(hits=[HitResponse.of_hit(hit) for hit in hits], total=details.images)
+async def _response(service: Service, hits: list[Hit]) -> SearchResponse:
+    total = await service.total()
+    return SearchResponse(hits=[HitResponse.from_hit(hit) for hit in hits], total=total)

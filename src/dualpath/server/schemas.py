@@ -1,4 +1,4 @@
-"""What the API answers."""
+"""The JSON of requests and responses."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from dualpath.gallery.schema import GalleryImage, Hit
 
 
 class ImageResponse(BaseModel):
-    """An image. ``name`` is its place in the folder it was indexed from."""
+    """An image.
+
+    ``name`` is its path in the indexed folder. ``image`` is the URL of the image as JPEG.
+    """
 
     id: str
     name: str
@@ -19,42 +22,43 @@ class ImageResponse(BaseModel):
     image: str
 
     @classmethod
-    def of(cls, image: GalleryImage) -> "Item":
-        """Tell of an image what a client may know; not where it lies on disk."""
+    def from_image(cls, image: GalleryImage) -> "ImageResponse":
+        """Return what a client may see of an image, which excludes the path on disk."""
         return cls(**_image_fields(image))
 
 
 class HitResponse(ImageResponse):
-    """An image found; ``score`` is the cosine with the query.
+    """An image found by a search.
 
-    ``probability``: that it fits the sentence; null for images and models without calibration.
+    ``score`` is the cosine similarity with the query. ``probability`` is the probability that the
+    image fits the sentence; it is null if the query is an image or the model has no calibration.
     """
 
     score: float
     probability: float | None
 
     @classmethod
-    def of_hit(cls, hit: Hit) -> "Found":
-        """Tell of a hit."""
+    def from_hit(cls, hit: Hit) -> "HitResponse":
+        """Return what a client may see of a hit."""
         return cls(**_image_fields(hit.image), score=hit.score, probability=hit.probability)
 
 
 class SearchResponse(BaseModel):
-    """Images, best first. ``total``: the images in the gallery."""
+    """The images found, best first. ``total`` is the number of images in the gallery."""
 
     hits: list[HitResponse]
     total: int
 
 
 class FacetValue(BaseModel):
-    """A value of a field, and how many images have it."""
+    """A value of a field, and the number of images with it."""
 
     value: str | float | bool
     count: int
 
 
 class FacetResponse(BaseModel):
-    """A field with few different values, to filter by."""
+    """A field with few different values."""
 
     name: str
     kind: str
@@ -62,7 +66,7 @@ class FacetResponse(BaseModel):
 
 
 class GalleryResponse(BaseModel):
-    """The gallery. ``fields``: every field a filter may name, with its kind."""
+    """A gallery. ``fields`` has the type of each metadata field that filters can use."""
 
     images: int
     model: str
@@ -73,13 +77,13 @@ class GalleryResponse(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """What is wrong, in one line."""
+    """An error in one line."""
 
     detail: str
 
 
 class SessionRequest(BaseModel):
-    """A key to look at the page with."""
+    """The API key for a session of the web page."""
 
     key: str
 

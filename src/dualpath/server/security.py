@@ -1,4 +1,4 @@
-"""What every request and every answer goes through, whatever the route."""
+"""Rules for every request and response, whatever the route."""
 
 import logging
 from collections.abc import Collection
@@ -25,12 +25,15 @@ HEADERS = {
 
 
 class SecurityMiddleware:
-    """ASGI middleware: hosts, origins, size of bodies, headers, and errors without details.
+    """ASGI middleware that checks host, origin and size of requests and adds security headers.
+
+    Unexpected errors become a response without details.
 
     Args:
-        hosts: names the server answers to; none: any. Without keys this keeps a page elsewhere
-            from reaching a server on this machine under a name of its own (DNS rebinding).
-        max_bytes: the longest body.
+        app: the application.
+        hosts: host names that requests may use. None: any name. See
+            :func:`dualpath.server.settings.secure_settings`.
+        max_bytes: largest body of a request.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None, max_bytes: int) -> None:
@@ -63,28 +66,29 @@ class SecurityMiddleware:
             too_large = too_large or received > self._max_bytes
             return {"type": "http.disconnect"} if too_large else message
 
-        answer = self._refusal(scope)
-        if answer is None:
+        response = self._refuse(scope)
+        if response is None:
             try:
                 await self._app(scope, receive_within_limit, send_unless_too_large)
             except Exception:
                 if not too_large:
                     log.exception("%s failed", scope["path"])
-                answer = JSONResponse({"detail": "internal error; see the server's log"}, 500)
+                response = JSONResponse({"detail": "internal error; see the server's log"}, 500)
             if too_large:
-                answer = self._too_large()
-        if answer is not None and not started:
-            await answer(scope, receive, send_with_headers)
+                response = self._too_large()
+        if response is not None and not started:
+            await response(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _refuse(self, scope: Scope) -> JSONResponse | None:
+        """Return the response to a request that is refused. None: the request is admitted."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:
             return JSONResponse({"detail": "unknown host"}, 400)
         origin = headers.get("origin")
-        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if changes and origin is not None and urlsplit(origin).netloc != host:
-            return JSONResponse({"detail": "requests of other pages are refused"}, 403)
+        may_write = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if may_write and origin is not None and urlsplit(origin).netloc != host:
+            return JSONResponse({"detail": "requests from other web sites are refused"}, 403)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
             return self._too_large()
@@ -92,7 +96,7 @@ class SecurityMiddleware:
 
     def _too_large(self) -> JSONResponse:
         limit = f"{self._max_bytes / 2**20:.0f} MiB"
-        return JSONResponse({"detail": f"too large; at most {limit}"}, 413)
+        return JSONResponse({"detail": f"the request is too large; the limit is {limit}"}, 413)
 
 
 def _host_name(host: str) -> str | None:

@@ -5,24 +5,46 @@ from collections.abc import Callable
 import uvicorn
 
 from dualpath.gallery.gallery import Gallery
-from dualpath.server.app import Settings, create_app
+from dualpath.server.app import create_app
+from dualpath.server.settings import Settings, secure_settings
 
-_FINISH_WITHIN = 30  # seconds that requests in flight get when the server stops
+_SHUTDOWN_SECONDS = 30  # for the requests that are in progress when the server stops
 
 
 def serve(
-    gallery: Gallery, settings: Settings, host: str, port: int, say: Callable[[str], None]
+    gallery: Gallery,
+    settings: Settings | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve until told to stop (SIGINT, SIGTERM); what is in flight is finished first."""
+    """Serve a gallery until the process gets SIGINT or SIGTERM.
+
+    Requests that are in progress are then completed, within 30 seconds.
+
+    Args:
+        gallery: to serve.
+        settings: of the server. None: the defaults.
+        host: address to listen on.
+        port: port to listen on.
+        announce: called with a line that contains the URL of the server.
+
+    Raises:
+        ServerError: other machines can reach ``host`` but no key is required, or the key file
+            contains no key.
+        GalleryError: the model of the gallery cannot be loaded.
+    """
+    app = create_app(gallery, secure_settings(settings or Settings(), host))
     config = uvicorn.Config(
-        create_app(gallery, settings),
+        app,
         host=host,
         port=port,
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=_FINISH_WITHIN,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    say(f"http://{f'[{host}]' if ':' in host else host}:{port}/  (stop with Ctrl-C)")
+    announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/  (stop with Ctrl-C)")
     uvicorn.Server(config).run()

@@ -1,13 +1,12 @@
-"""What the routes share: the gallery, and the one thread that computes."""
+"""The state that the routes share: the gallery, its model, and the thread that embeds."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
@@ -15,67 +14,86 @@ from dualpath.errors import FieldError, GalleryError
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.schema import GalleryImage, Hit, image_id
 from dualpath.server.batching import Batcher
-from dualpath.server.images import decode_upload, keep_upload
+from dualpath.server.images import decode_upload, save_upload
 from dualpath.server.metrics import Metrics
 from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse
+from dualpath.types import Pixels
 
-_LOOK_EVERY = 30.0  # seconds, as other processes may fill the gallery
-_MOST_VALUES = 20
+if TYPE_CHECKING:
+    from dualpath.inference.model import DualPath
+
+_REFRESH_SECONDS = 30.0  # because other processes may add images
+_MAX_FACET_VALUES = 20
+_MAX_DECODING = 2  # uploads decoded at the same time, because each needs 3 bytes a pixel
+_MAX_WAITING_IMAGES = 64
 log = logging.getLogger("dualpath.server")
-_DECODING = 2  # uploads decoded at a time, as each takes three bytes a pixel
 
 
 class Service:
-    """A gallery being served.
+    """A gallery that is served.
 
     Attributes:
-        ready: whether everything has been used once.
-        uploads: the folder for new images; none: nothing can be changed.
+        gallery: the gallery.
+        uploads: the folder of uploaded images. None: the gallery cannot be changed.
+        ready: whether the model and the store have been used once.
     """
 
     def __init__(
         self,
         gallery: Gallery,
+        model: "DualPath",
         compute: Executor,
         metrics: Metrics,
+        *,
         uploads: Path | None,
         max_pixels: int,
     ) -> None:
         self.gallery, self.uploads, self.ready = gallery, uploads, False
-        self._compute, self._metrics, self._max_pixels = compute, metrics, max_pixels
+        self._model, self._compute, self._metrics = model, compute, metrics
+        self._max_pixels = max_pixels
         observe = metrics.batch.observe
-        self._sentences: Batcher[str] = Batcher(gallery.model.embed_texts, compute, observe)
-        self._images: Batcher[torch.Tensor] = Batcher(
-            gallery.model.embed_pixels, compute, observe, waiting=64
+        self._embed_text: Batcher[str] = Batcher(model.embed_texts, compute, observe)
+        self._embed_pixels: Batcher[Pixels] = Batcher(
+            model.embed_pixels, compute, observe, max_waiting=_MAX_WAITING_IMAGES
         )
-        self._decoding = asyncio.Semaphore(_DECODING)
-        self._about: GalleryResponse | None = None
+        self._decoding = asyncio.Semaphore(_MAX_DECODING)
+        self._description: GalleryResponse | None = None
 
-    def background(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what runs beside the requests."""
-        return [self._sentences.run(), self._images.run(), self._keep_up()]
+    def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the tasks that run as long as the server."""
+        return [self._embed_text.run(), self._embed_pixels.run(), self._warm_up_and_refresh()]
 
     async def search_by_text(
-        self, sentence: str, top: int, where: str | None, min_probability: float | None = None
+        self, text: str, top: int, where: str | None, min_probability: float | None = None
     ) -> list[Hit]:
-        """Find images for a sentence."""
-        self.gallery.condition(where)
-        vector = await self._sentences(sentence)
+        """Return the images nearest to a sentence; see :meth:`Gallery.search`."""
+        self.gallery.parse_filter(where)  # a bad filter is refused before the text is embedded
+        vector = await self._embed_text(text)
         search = self.gallery.search_vector
         hits = await run_in_threadpool(search, vector, top=top, where=where)
         return self.gallery.add_probabilities(hits, min_probability)
 
     async def search_by_image(self, content: bytes, top: int, where: str | None) -> list[Hit]:
-        """Find images for an image that was sent, or raise ``ImageError``."""
-        self.gallery.condition(where)
-        vector = await self._images(await self._render(content))
+        """Return the images nearest to an uploaded image.
+
+        Raises:
+            ImageError: the upload is not an image, or too large.
+        """
+        self.gallery.parse_filter(where)
+        vector = await self._embed_pixels(await self._preprocess(content))
         return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
 
-    async def add(self, content: bytes, captions: Sequence[str], metadata: Any) -> GalleryImage:
-        """Keep and index an image that was sent."""
-        assert self.uploads is not None, "checked by the route"
-        await self._render(content)
-        path = await run_in_threadpool(keep_upload, content, self.uploads)
+    async def add(
+        self, content: bytes, folder: Path, captions: Sequence[str], metadata: Mapping[str, Any]
+    ) -> GalleryImage:
+        """Write an uploaded image to a folder and index it.
+
+        Raises:
+            ImageError: the upload is not an image, or too large.
+            FieldError: a value does not have the type of its field.
+        """
+        await self._preprocess(content)
+        path = await run_in_threadpool(save_upload, content, folder)
 
         def index() -> GalleryImage:
             return self.gallery.add_image(path, captions=captions, metadata=metadata)
@@ -83,69 +101,72 @@ class Service:
         try:
             added = await asyncio.get_running_loop().run_in_executor(self._compute, index)
         except FieldError:
-            if not await run_in_threadpool(self._holds, path):
+            if await run_in_threadpool(self.gallery.get, image_id(path)) is None:
                 path.unlink(missing_ok=True)
             raise
-        self._about = None
+        self._description = None
         return added
 
     async def remove(self, image: GalleryImage) -> None:
-        """Remove an image, and its file if it was sent."""
+        """Remove an image from the gallery. If it was uploaded, delete its file."""
         await run_in_threadpool(self.gallery.remove, image.id)
         if self.uploads is not None and image.path.parent == self.uploads:
             image.path.unlink(missing_ok=True)
-        self._about = None
+        self._description = None
 
-    @property
-    def known(self) -> GalleryResponse | None:
-        """What :meth:`about` found when it last looked, if that still holds."""
-        return self._about
+    async def total(self) -> int:
+        """Return the number of images, as of the last call of :meth:`describe`."""
+        description = self._description
+        if description is None:
+            description = await run_in_threadpool(self.describe)
+        return description.images
 
-    def about(self) -> GalleryResponse:
-        """Describe the gallery as it was when it was last looked at."""
-        if self._about is None:
-            self.gallery.refresh()
-            info, count = self.gallery.info, len(self.gallery)
-            facets = self.gallery.facets(_MOST_VALUES) if count else {}
-            self._about = GalleryResponse(
-                images=count,
-                model=info.name,
-                writable=self.uploads is not None,
-                calibrated=self.gallery.model.calibration is not None,
-                fields={name: field.kind for name, field in info.fields.items()},
-                facets=[
-                    FacetResponse(
-                        name=name,
-                        kind=info.fields[name].kind,
-                        values=[FacetValue(value=value, count=n) for value, n in values],
-                    )
-                    for name, values in facets.items()
-                ],
-            )
-            self._metrics.images.set(count)
-        return self._about
+    def describe(self) -> GalleryResponse:
+        """Return a description of the gallery. It is cached until the gallery changes."""
+        description = self._description
+        if description is None:
+            description = self._description = self._describe()
+            self._metrics.images.set(description.images)
+        return description
 
-    async def _render(self, content: bytes) -> torch.Tensor:
-        def render() -> torch.Tensor:
-            return self.gallery.model.render(decode_upload(content, self._max_pixels))
+    def _describe(self) -> GalleryResponse:
+        self.gallery.refresh()
+        info, count = self.gallery.info, len(self.gallery)
+        facets = self.gallery.facets(_MAX_FACET_VALUES) if count else {}
+        return GalleryResponse(
+            images=count,
+            model=info.name,
+            writable=self.uploads is not None,
+            calibrated=self._model.calibration is not None,
+            fields={name: field.kind for name, field in info.fields.items()},
+            facets=[
+                FacetResponse(
+                    name=name,
+                    kind=info.fields[name].kind,
+                    values=[FacetValue(value=value, count=n) for value, n in values],
+                )
+                for name, values in facets.items()
+            ],
+        )
+
+    async def _preprocess(self, content: bytes) -> Pixels:
+        def preprocess() -> Pixels:
+            return self._model.preprocess(decode_upload(content, self._max_pixels))
 
         async with self._decoding:
-            return await run_in_threadpool(render)
+            return await run_in_threadpool(preprocess)
 
-    def _holds(self, path: Path) -> bool:
-        return self.gallery.get(image_id(path)) is not None
-
-    async def _keep_up(self) -> None:
-        """Use every part once, as the first time takes longest; then look now and then."""
-        vector = await self._sentences("warm-up")
-        await self._images(self.gallery.model.render(Image.new("RGB", (64, 64))))
-        if await run_in_threadpool(lambda: self.about().images):
+    async def _warm_up_and_refresh(self) -> None:
+        """Use model and store once, because the first use is slow. Then refresh regularly."""
+        vector = await self._embed_text("warm-up")
+        await self._embed_pixels(self._model.preprocess(Image.new("RGB", (64, 64))))
+        if await self.total():
             await run_in_threadpool(self.gallery.search_vector, vector, top=1)
         self.ready = True
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            self._about = None
+            await asyncio.sleep(_REFRESH_SECONDS)
+            self._description = None
             try:
-                await run_in_threadpool(self.about)
+                await run_in_threadpool(self.describe)
             except GalleryError as error:
                 log.warning("%s", error)

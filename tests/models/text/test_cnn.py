@@ -51,7 +51,7 @@ def test_the_layer_table_has_14_blocks_and_44_convolutions_on_the_main_path():
 
 
 @pytest.mark.parametrize(("length", "lengths"), [(32, (32, 16, 8)), (56, (56, 28, 14))])
-def test_each_block_of_the_paper_halves_the_length_where_the_table_says(length, lengths):
+def test_the_blocks_halve_the_length_where_the_layer_table_says(length, lengths):
     network = TextCNN(10, width=0.0625, max_words=length)
     rows = []
     for block in network.blocks:
@@ -61,7 +61,7 @@ def test_each_block_of_the_paper_halves_the_length_where_the_table_says(length, 
     assert [n // 3 for n in rows] == [first] * 3 + [second] * 4 + [third] * 7
 
 
-def test_what_placements_and_sentences_have_in_common_is_computed_once():
+def test_positions_that_placements_and_sentences_share_are_computed_once():
     network = tiny("masked")
     randomise_running_statistics(network)
     rows = []
@@ -73,7 +73,7 @@ def test_what_placements_and_sentences_have_in_common_is_computed_once():
     torch.testing.assert_close(together, one_at_a_time)
 
 
-def test_the_packed_rows_give_what_padded_one_dimensional_convolutions_give():
+def test_packed_rows_give_the_results_of_padded_one_dimensional_convolutions():
     network = tiny("unmasked", max_words=8)
     randomise_running_statistics(network)
     token_ids = network.place(torch.tensor([[3, 4, 5, 0], [7, 0, 0, 0]]), torch.tensor([1, 6]))
@@ -100,7 +100,7 @@ def test_the_packed_rows_give_what_padded_one_dimensional_convolutions_give():
     torch.testing.assert_close(network(token_ids), expected)
 
 
-def test_masked_padding_does_not_depend_on_how_far_a_sentence_is_padded():
+def test_the_amount_of_masked_padding_does_not_change_an_embedding():
     network = tiny("masked")
     randomise_running_statistics(network)
     short = torch.tensor([[3, 4, 5, 6, 7]])
@@ -111,7 +111,7 @@ def test_masked_padding_does_not_depend_on_how_far_a_sentence_is_padded():
 
 
 @pytest.mark.parametrize("length", range(1, 13))
-def test_masked_padding_lets_the_last_word_of_any_sentence_through(length):
+def test_the_last_word_of_a_sentence_changes_its_embedding(length):
     network = tiny("masked")
     sentence = torch.randint(1, 40, (1, length))
     other = sentence.clone()
@@ -126,7 +126,7 @@ def test_an_empty_sentence_has_a_finite_embedding(padding):
     assert torch.isfinite(network(placed)).all()
 
 
-def test_unmasked_sentences_have_every_place_of_the_paper():
+def test_unmasked_sentences_are_placed_at_every_position():
     network = tiny("unmasked", max_words=6)
     placed, owners = network.place_everywhere(torch.tensor([[7, 8, 9, 9], [5, 0, 0, 0]]))
     assert placed[owners == 0].tolist() == [
@@ -154,17 +154,56 @@ def test_a_random_placement_is_one_of_all_placements():
     assert seen == {tuple(row) for row in everywhere}
 
 
-def test_padding_never_gets_a_vector_of_its_own():
+def test_the_vector_of_padding_stays_zero():
     network = tiny("unmasked", max_words=6).train()
     network(network.place(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))).sum().backward()
     assert network.embedding.weight.grad[0].abs().max() == 0
     assert network.embedding.weight[0].abs().max() == 0
 
 
-def test_new_layers_start_with_a_variance_of_one_over_fan_in():
+def test_new_layers_have_a_variance_of_one_over_fan_in():
     network = TextCNN(10)
     weight = network.blocks[3].convolve.weight
     assert weight.abs().max() <= (3 / weight.shape[1]) ** 0.5
     assert weight.var().item() == pytest.approx(1 / weight.shape[1], rel=0.02)
     assert network.project_norm.eps == 1e-3
     assert network.project_norm.momentum == 0.05
+
+
+def test_mean_pooling_by_hand():
+    torch.manual_seed(0)
+    encoder = TextCNN(9, embedding_dim=8, dim=4, width=0.0625, depths=(1, 1, 1, 1), pooling="mean")
+    seen = {}
+    encoder.project.register_forward_pre_hook(lambda _, x: seen.update(pooled=x[0]))
+    encoder.blocks[-1].register_forward_hook(lambda *call: seen.update(rows=call[2]))
+    encoder.train()(encoder.place(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([0, 5])))
+    torch.testing.assert_close(seen["pooled"], seen["rows"].view(2, 8, -1).mean(dim=1))
+
+
+@pytest.mark.parametrize("padding", ["masked", "unmasked"])
+def test_a_test_embedding_is_the_sum_over_all_placements(padding):
+    network = tiny(padding, max_words=6)
+    randomise_running_statistics(network)
+    token_ids = torch.tensor([[7, 8, 9], [5, 0, 0]])
+    placed, owners = network.place_everywhere(token_ids)
+    features = network(placed)
+    expected = torch.stack([features[owners == sentence].sum(dim=0) for sentence in (0, 1)])
+    torch.testing.assert_close(network.embed(token_ids, average=True), expected)
+    left = network(network.place(token_ids, torch.tensor([0, 0])))
+    torch.testing.assert_close(network.embed(token_ids, average=False), left)
+
+
+@pytest.mark.parametrize("padding", ["masked", "unmasked"])
+def test_augmentation_places_captions_at_random_only_if_it_is_switched_on(padding):
+    network = tiny(padding, max_words=6)
+    token_ids = torch.tensor([[7, 8, 9]])
+    left = network.place(token_ids, torch.tensor([0])).tolist()
+    placements = {
+        shift: {
+            str(network.augment_tokens(token_ids, word_dropout=0.0, position_shift=shift).tolist())
+            for _ in range(100)
+        }
+        for shift in (False, True)
+    }
+    assert placements[False] == {str(left)}
+    assert len(placements[True]) == 4

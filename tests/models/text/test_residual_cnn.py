@@ -16,7 +16,7 @@ def small(**changes) -> ResidualTextCNN:
     others=st.lists(st.integers(1, 11), min_size=1, max_size=7),
     padding=st.integers(0, 5),
 )
-def test_neither_padding_nor_the_other_sentences_of_a_batch_change_an_embedding(
+def test_padding_and_other_sentences_of_the_batch_do_not_change_an_embedding(
     words, others, padding
 ):
     model = small()
@@ -40,7 +40,7 @@ def test_a_layer_is_a_convolution_of_width_three_with_zeros_around_a_sentence():
     torch.testing.assert_close(layer(x, previous, following), expected)
 
 
-def test_the_order_of_words_counts_with_layers_and_not_without():
+def test_the_order_of_words_matters_only_if_there_are_layers():
     sentence, turned = torch.tensor([[1, 2, 3]]), torch.tensor([[3, 2, 1]])
     assert not torch.allclose(small()(sentence), small()(turned))
     bag = small(layers=0)

@@ -1,17 +1,12 @@
 """Drawing the people of :mod:`dualpath.datasets.synthetic.pedestrians`.
 
-Lengths are shares of the image's height; the image is half as wide as it is high.
+Lengths are fractions of the image's height. The image is half as wide as it is high.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-if TYPE_CHECKING:
-    from dualpath.datasets.synthetic.pedestrians import Identity, ViewParams
+from dualpath.datasets.synthetic.pedestrian_spec import Identity, ViewParams
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -44,22 +39,22 @@ _SKINS: dict[str, Colour] = {
 }
 
 
-def render_person(identity: Identity, sight: ViewParams, size: int) -> Image.Image:
-    """Draw a person as seen, RGB, (size / 2) x size pixels."""
-    generator = np.random.default_rng(sight.clutter)
+def render_person(identity: Identity, view: ViewParams, size: int) -> Image.Image:
+    """Draw a view of a person, an RGB image of (size / 2) x size pixels."""
+    generator = np.random.default_rng(view.clutter)
     height = size * _SUPERSAMPLING
     scene = _background(generator, height)
-    _Figure(scene, identity, sight).draw()
-    if sight.hidden is not None:
-        _hide(scene, sight.hidden, generator)
+    _Figure(scene, identity, view).draw()
+    if view.hidden is not None:
+        _hide(scene, view.hidden, generator)
     scene = scene.resize((size // 2, size), Image.Resampling.LANCZOS)
-    if sight.blur:
-        scene = scene.filter(ImageFilter.GaussianBlur(sight.blur * size))
-    return _lit(scene, sight, generator)
+    if view.blur:
+        scene = scene.filter(ImageFilter.GaussianBlur(view.blur * size))
+    return _light(scene, view, generator)
 
 
 def _background(generator: np.random.Generator, height: int) -> Image.Image:
-    """A wall or a street with blocks, poles and noise."""
+    """Draw a wall and a ground with blocks and poles."""
     width = height // 2
     wall, ground = (generator.integers(70, 200, size=3) for _ in range(2))
     scene = Image.new("RGB", (width, height), _colour(wall))
@@ -74,6 +69,7 @@ def _background(generator: np.random.Generator, height: int) -> Image.Image:
 
 
 def _hide(scene: Image.Image, hidden: str, generator: np.random.Generator) -> None:
+    """Draw an object before the feet (``"low"``) or before one side of the person."""
     width, height = scene.size
     draw, fill = ImageDraw.Draw(scene), _colour(generator.integers(40, 200, size=3))
     if hidden == "low":
@@ -84,9 +80,10 @@ def _hide(scene: Image.Image, hidden: str, generator: np.random.Generator) -> No
     draw.rectangle(box, fill)
 
 
-def _lit(scene: Image.Image, sight: ViewParams, generator: np.random.Generator) -> Image.Image:
-    tint = 1 + 0.12 * sight.warmth * np.array([1.0, 0.2, -1.0])
-    pixels = np.asarray(scene, np.float32) * sight.light * tint
+def _light(scene: Image.Image, view: ViewParams, generator: np.random.Generator) -> Image.Image:
+    """Change the brightness and the colour of the light, and add noise."""
+    tint = 1 + 0.12 * view.warmth * np.array([1.0, 0.2, -1.0])
+    pixels = np.asarray(scene, np.float32) * view.light * tint
     pixels += generator.normal(0, 5, size=pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGB")
 
@@ -102,20 +99,24 @@ def _darker(colour: Colour, factor: float = 0.75) -> Colour:
 
 
 class _Figure:
-    """One person on a scene; coordinates are shares of the person's height from the feet's line."""
+    """A person on a scene.
 
-    def __init__(self, scene: Image.Image, identity: Identity, sight: ViewParams) -> None:
-        self._scene, self._identity, self._sight = scene, identity, sight
+    Coordinates are fractions of the person's height: x from the middle, y from the top of the head.
+    """
+
+    def __init__(self, scene: Image.Image, identity: Identity, view: ViewParams) -> None:
+        self._scene, self._identity, self._view = scene, identity, view
         self._draw = ImageDraw.Draw(scene)
-        self._unit = sight.scale * scene.height
-        self._middle = scene.width / 2 + sight.shift * scene.height
+        self._unit = view.scale * scene.height
+        self._middle = scene.width / 2 + view.shift * scene.height
         self._top = scene.height * 0.97 - self._unit
-        self._sideways = sight.side in ("left", "right")
-        self._heading = -1 if sight.side == "left" else 1
+        self._sideways = view.side in ("left", "right")
+        self._heading = -1 if view.side == "left" else 1
         self._half = 0.115 * identity.build * (0.75 if self._sideways else 1.0)
 
     def draw(self) -> None:
-        bag_first = self._sight.side == "front" or self._sideways
+        """Draw the person, from the back to the front."""
+        bag_first = self._view.side == "front" or self._sideways
         if self._identity.bag == "backpack" and bag_first:
             self._backpack()
         self._legs()
@@ -128,17 +129,19 @@ class _Figure:
             self._carried_bag()
 
     def _box(self, left: float, top: float, right: float, bottom: float) -> Box:
+        """Return a box in pixels."""
         u, x, y = self._unit, self._middle, self._top
         return x + left * u, y + top * u, x + right * u, y + bottom * u
 
     def _line(self, points: list[tuple[float, float]], width: float, fill: Colour) -> None:
-        places = [(self._middle + x * self._unit, self._top + y * self._unit) for x, y in points]
-        self._draw.line(places, fill, max(1, round(width * self._unit)), joint="curve")
+        self._draw.line(
+            self._to_pixels(points), fill, max(1, round(width * self._unit)), joint="curve"
+        )
 
     def _legs(self) -> None:
         identity, skin = self._identity, _SKINS[self._identity.skin]
         cloth = _COLOURS[identity.lower_colour]
-        reach = 0.09 * self._sight.stride * (1.0 if self._sideways else 0.35)
+        reach = 0.09 * self._view.stride * (1.0 if self._sideways else 0.35)
         for side in (-1, 1):
             hip, foot = side * self._half * 0.45, side * self._half * 0.5 + side * reach
             knee = (hip + foot) / 2
@@ -152,12 +155,12 @@ class _Figure:
         if identity.lower == "skirt":
             wide = self._half + 0.05
             corners = [(-self._half, 0.47), (self._half, 0.47), (wide, 0.72), (-wide, 0.72)]
-            self._draw.polygon(self._places(corners), cloth)
+            self._draw.polygon(self._to_pixels(corners), cloth)
         else:
             self._draw.rectangle(self._box(-self._half, 0.46, self._half, 0.55), cloth)
 
-    def _places(self, corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [self._box(x, y, x, y)[:2] for x, y in corners]
+    def _to_pixels(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(self._middle + x * self._unit, self._top + y * self._unit) for x, y in points]
 
     def _torso(self) -> None:
         identity = self._identity
@@ -170,7 +173,7 @@ class _Figure:
             (0, 0, *garment.size), radius=0.04 * self._unit, fill=255
         )
         self._scene.paste(garment, (left, top), mask)
-        opens = identity.upper in ("jacket", "coat") and self._sight.side == "front"
+        opens = identity.upper in ("jacket", "coat") and self._view.side == "front"
         if opens:
             dark = _darker(_COLOURS[identity.upper_colour], 0.5)
             self._line([(0.0, 0.18), (0.0, low)], 0.012, dark)
@@ -178,7 +181,7 @@ class _Figure:
     def _arms(self) -> None:
         identity = self._identity
         skin, sleeve = _SKINS[identity.skin], _darker(_COLOURS[identity.upper_colour], 0.88)
-        swing = 0.1 * self._sight.stride * (1.0 if self._sideways else 0.2)
+        swing = 0.1 * self._view.stride * (1.0 if self._sideways else 0.2)
         long = identity.upper in ("jacket", "coat")
         for side in (-1, 1):
             shoulder = side * self._half * (0.3 if self._sideways else 0.95)
@@ -191,7 +194,7 @@ class _Figure:
             self._draw.ellipse(self._box(hand - 0.025, 0.47, hand + 0.025, 0.52), skin)
 
     def _head(self) -> None:
-        identity, side = self._identity, self._sight.side
+        identity, side = self._identity, self._view.side
         hair = _HAIR[identity.hair_colour]
         if identity.hair_length == "long":
             shift = -0.02 * self._heading if self._sideways else 0.0
@@ -212,7 +215,7 @@ class _Figure:
         self._draw.pieslice(self._box(-0.07, -0.03, 0.07, 0.13), 180, 360, colour)
         if hat == "sun hat":
             self._draw.ellipse(self._box(-0.125, 0.035, 0.125, 0.07), colour)
-        elif hat == "cap" and self._sight.side != "back":
+        elif hat == "cap" and self._view.side != "back":
             start = 0.0 if self._sideways else -0.06
             ends = sorted((start * self._heading, 0.12 * self._heading))
             if not self._sideways:
@@ -224,8 +227,8 @@ class _Figure:
 
     def _backpack(self) -> None:
         colour = _COLOURS[self._identity.bag_colour]
-        if self._sight.side == "front":
-            for side in (-1, 1):  # the straps, seen once the torso is drawn beside them
+        if self._view.side == "front":
+            for side in (-1, 1):  # the straps, of which the torso leaves the outer edge visible
                 edge = side * (self._half + 0.02)
                 self._line([(edge, 0.2), (edge, 0.42)], 0.03, colour)
             return
@@ -238,7 +241,7 @@ class _Figure:
 
     def _carried_bag(self) -> None:
         colour = _COLOURS[self._identity.bag_colour]
-        side = -1 if self._sight.side == "back" else 1
+        side = -1 if self._view.side == "back" else 1
         x = side * (self._half + 0.04)
         if self._identity.bag == "handbag":
             self._line([(x, 0.48), (x, 0.54)], 0.012, _darker(colour))
@@ -250,19 +253,18 @@ class _Figure:
 
 
 def _garment(identity: Identity, size: tuple[int, int], step: float) -> Image.Image:
-    """The cloth of the upper garment with its pattern, ``step`` pixels a repeat."""
+    """Draw the cloth of the upper garment; its pattern repeats every ``step`` pixels."""
     width, height = max(2, size[0]), max(2, size[1])
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     if identity.pattern == "striped":
-        second = (y // step) % 2 == 1
+        in_pattern = (y // step) % 2 == 1
     elif identity.pattern == "checked":
-        second = ((x // step) + (y // step)) % 2 == 1
+        in_pattern = ((x // step) + (y // step)) % 2 == 1
     elif identity.pattern == "dotted":
-        second = ((x % step) - step / 2) ** 2 + ((y % step) - step / 2) ** 2 < (0.33 * step) ** 2
+        from_centre = ((x % step) - step / 2) ** 2 + ((y % step) - step / 2) ** 2
+        in_pattern = from_centre < (0.33 * step) ** 2
     else:
-        second = np.zeros_like(x, dtype=bool)
-    first_colour, second_colour = (
-        np.array(_COLOURS[name], np.uint8)
-        for name in (identity.upper_colour, identity.pattern_colour)
-    )
-    return Image.fromarray(np.where(second[..., None], second_colour, first_colour), "RGB")
+        in_pattern = np.zeros_like(x, dtype=bool)
+    colour = np.array(_COLOURS[identity.upper_colour], np.uint8)
+    pattern_colour = np.array(_COLOURS[identity.pattern_colour], np.uint8)
+    return Image.fromarray(np.where(in_pattern[..., None], pattern_colour, colour), "RGB")

@@ -1,35 +1,40 @@
-"""pedestrians: a seeded generator of people seen by several cameras, and described in words.
+"""Draws pedestrians: people seen by several cameras and described in sentences, by a seed.
 
-A set for language person retrieval without any real person in it. An identity is a body, clothes
-and things that are carried; a view shows it in another pose, from another side, in another light,
-before other clutter, blurred or partly hidden. A sentence tells some of what its view shows, so
-that one sentence often fits several people, as with witnesses. Identities, not images, are
-shared out over the splits, as in CUHK-PEDES.
+This data set is for person search by text and shows no real person. An identity is a body, clothes
+and accessories. A view shows it in another pose, from another side, in other light and before
+another background, perhaps blurred or partly hidden. A caption names some of what the view shows,
+so a caption often fits several people, as descriptions by witnesses do. As in CUHK-PEDES, all
+images of an identity are in one split.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 
 from dualpath.data.manifest import write_manifest
 from dualpath.datasets.synthetic.pedestrian_drawing import render_person
+from dualpath.datasets.synthetic.pedestrian_spec import (
+    BAGS,
+    COLOURS,
+    HAIR_COLOURS,
+    HAIR_LENGTHS,
+    HATS,
+    LOWERS,
+    PATTERNS,
+    SIDES,
+    SKINS,
+    UPPERS,
+    Identity,
+    ViewParams,
+)
 from dualpath.recipes.schema import SplitRecipe
+from dualpath.types import Progress, no_progress
 
-SKINS = ("light", "tan", "brown", "dark")
-HAIR_COLOURS = ("black", "brown", "blond", "grey", "red")
-HAIR_LENGTHS = ("short", "long")
-HATS = ("cap", "beanie", "sun hat")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "pink", "white", "black", "grey")
-PATTERNS = ("plain", "striped", "checked", "dotted")
-UPPERS = ("t-shirt", "jacket", "coat", "tank top")
-LOWERS = ("trousers", "shorts", "skirt")
-BAGS = ("backpack", "handbag", "shoulder bag")
-SIDES = ("front", "back", "left", "right")
 SPLIT = SplitRecipe(train=0.7, val=0.1, test=0.2)
 
-_WORDS = {
+_SYNONYMS = {
     "t-shirt": ("t-shirt", "shirt", "top"),
     "jacket": ("jacket", "zipped jacket"),
     "coat": ("coat", "long coat"),
@@ -49,48 +54,12 @@ _WORDS = {
     "purple": ("purple", "violet"),
     "blond": ("blond", "fair"),
 }
-_SIDE_WORDS = {
+_SIDE_PHRASES = {
     "front": ("facing the camera", "seen from the front"),
     "back": ("seen from behind", "walking away"),
     "left": ("walking to the left", "heading left"),
     "right": ("walking to the right", "heading right"),
 }
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What stays the same of a person from view to view."""
-
-    skin: str
-    hair_colour: str
-    hair_length: str
-    hat: str | None
-    hat_colour: str
-    upper: str
-    upper_colour: str
-    pattern: str
-    pattern_colour: str
-    lower: str
-    lower_colour: str
-    shoe_colour: str
-    bag: str | None
-    bag_colour: str
-    build: float  # breadth of the body, 1 is the average
-
-
-@dataclass(frozen=True)
-class ViewParams:
-    """What changes from view to view. Shares are of the image's height."""
-
-    side: str
-    stride: float  # -1 to 1, how far the legs are apart
-    scale: float  # height of the person
-    shift: float  # of the person from the middle
-    light: float  # factor of brightness
-    warmth: float  # -1 (blue) to 1 (yellow)
-    blur: float  # radius, as a share
-    hidden: str | None  # "low": an object before the feet, "side": before one side
-    clutter: int  # seed of the background
 
 
 def write_pedestrians(
@@ -102,35 +71,36 @@ def write_pedestrians(
     size: int = 128,
     seed: int = 0,
     split: SplitRecipe = SPLIT,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Write people as JPEG images with a manifest, and return the manifest's path.
+    """Write JPEG images of people with a manifest, and return the path of the manifest.
 
     Args:
-        identities: different people.
-        views: images of each, 4 or more.
-        captions: differently worded sentences an image, 2 or more.
-        size: height of an image, pixels; it is half as wide.
+        identities: number of people.
+        views: images per person.
+        captions: different sentences per image.
+        size: height of an image in pixels; its width is half of that.
         seed: the same seed writes the same files.
         split: shares of the identities in train, val and test.
+        progress: called with the number of images written since the last call.
     """
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    names = _splits(identities, split)
+    splits = _splits(identities, split)
     rows = []
     for number, identity in enumerate(_draw_identities(generator, identities)):
-        for view in range(views):
-            sight = draw_view(generator)
-            file_name = f"images/person-{number:05d}-{view}.jpg"
-            image = render_person(identity, sight, size)
+        for view_number in range(views):
+            view = draw_view(generator)
+            file_name = f"images/person-{number:05d}-{view_number}.jpg"
+            image = render_person(identity, view, size)
             image.save(folder / file_name, quality=88, subsampling=0)
             rows.append(
                 {
                     "file_name": file_name,
-                    "captions": describe(identity, sight, captions, generator),
+                    "captions": describe(identity, view, captions, generator),
                     "instance": f"person-{number:05d}",
-                    "split": names[number],
-                    "side": sight.side,
+                    "split": splits[number],
+                    "side": view.side,
                     "upper": f"{identity.upper_colour} {identity.upper}",
                     "lower": f"{identity.lower_colour} {identity.lower}",
                 }
@@ -144,10 +114,10 @@ def _splits(identities: int, split: SplitRecipe) -> list[str]:
     return ["train"] * train + ["val"] * val + ["test"] * (identities - train - val)
 
 
-def _draw_identities(generator: np.random.Generator, wanted: int) -> list[Identity]:
-    """Draw people of whom no two have the same body, clothes and things."""
+def _draw_identities(generator: np.random.Generator, count: int) -> list[Identity]:
+    """Draw people that differ from each other in more than the build."""
     drawn: dict[tuple[object, ...], Identity] = {}
-    while len(drawn) < wanted:
+    while len(drawn) < count:
         identity = _draw_identity(generator)
         drawn.setdefault(astuple(identity)[:-1], identity)
     return list(drawn.values())
@@ -176,7 +146,7 @@ def _draw_identity(generator: np.random.Generator) -> Identity:
 
 
 def draw_view(generator: np.random.Generator) -> ViewParams:
-    """Draw how a person is seen."""
+    """Draw the parameters of a view."""
     hidden = generator.random()
     return ViewParams(
         side=_pick(SIDES, generator),
@@ -192,79 +162,86 @@ def draw_view(generator: np.random.Generator) -> ViewParams:
 
 
 def describe(
-    identity: Identity, sight: ViewParams, sentences: int, generator: np.random.Generator
+    identity: Identity, view: ViewParams, count: int, generator: np.random.Generator
 ) -> list[str]:
-    """Tell what a view shows in so many different sentences."""
-    told: dict[str, None] = {}
-    while len(told) < sentences:
-        told.setdefault(_with_articles(_sentence(identity, sight, generator)))
-    return list(told)
+    """Return ``count`` different captions of a view."""
+    captions: dict[str, None] = {}
+    while len(captions) < count:
+        captions.setdefault(_fix_articles(_caption(identity, view, generator)))
+    return list(captions)
 
 
-def _sentence(identity: Identity, sight: ViewParams, generator: np.random.Generator) -> str:
-    """The clothes, one of them perhaps without its details, and some of the rest."""
-    worn = [_upper(identity, generator), _lower(identity, sight, generator)]
-    rest = _rest(identity, sight, generator)
-    kept = generator.permutation(len(rest))[: int(generator.integers(1, 4))]
-    details = [rest[i] for i in sorted(kept)]
+def _caption(identity: Identity, view: ViewParams, generator: np.random.Generator) -> str:
+    """Return a sentence with both garments and one to three other details."""
+    garments = [_upper_phrase(identity, generator), _lower_phrase(identity, view, generator)]
+    phrases = _detail_phrases(identity, view, generator)
+    chosen = generator.permutation(len(phrases))[: int(generator.integers(1, 4))]
+    details = [phrases[i] for i in sorted(chosen)]
     if generator.random() < 0.3:
-        worn.reverse()
+        garments.reverse()
     person = _pick(("a person", "someone", "a pedestrian", "this person"), generator)
     wears = _pick(("wearing", "in", "dressed in"), generator)
     form = int(generator.integers(3))
     if form == 0:
-        return f"{person} {wears} {worn[0]} and {worn[1]}, {', '.join(details)}"
+        return f"{person} {wears} {garments[0]} and {garments[1]}, {', '.join(details)}"
     if form == 1:
-        return f"{person} {details[0]}, {wears} {', '.join([' and '.join(worn), *details[1:]])}"
+        rest = ", ".join([" and ".join(garments), *details[1:]])
+        return f"{person} {details[0]}, {wears} {rest}"
     wears = _pick(("wears", "has on"), generator)
-    return f"{person} {wears} {worn[0]} with {worn[1]}, {' and '.join(details)}"
+    return f"{person} {wears} {garments[0]} with {garments[1]}, {' and '.join(details)}"
 
 
-def _with_articles(sentence: str) -> str:
+def _fix_articles(sentence: str) -> str:
     return sentence.replace("a orange", "an orange")
 
 
-def _upper(identity: Identity, generator: np.random.Generator) -> str:
-    garment, colour = _say(identity.upper, generator), _say(identity.upper_colour, generator)
+def _upper_phrase(identity: Identity, generator: np.random.Generator) -> str:
+    garment = _synonym(identity.upper, generator)
+    colour = _synonym(identity.upper_colour, generator)
     if identity.pattern == "plain" or generator.random() < 0.2:
         return f"a {colour} {garment}"
-    pattern = _say(identity.pattern, generator)
+    pattern = _synonym(identity.pattern, generator)
     if generator.random() < 0.5:
-        return f"a {pattern} {colour} and {_say(identity.pattern_colour, generator)} {garment}"
+        return f"a {pattern} {colour} and {_synonym(identity.pattern_colour, generator)} {garment}"
     return f"a {pattern} {colour} {garment}"
 
 
-def _lower(identity: Identity, sight: ViewParams, generator: np.random.Generator) -> str:
-    colour, garment = _say(identity.lower_colour, generator), _say(identity.lower, generator)
+def _lower_phrase(identity: Identity, view: ViewParams, generator: np.random.Generator) -> str:
+    colour = _synonym(identity.lower_colour, generator)
+    garment = _synonym(identity.lower, generator)
     article = "a " if identity.lower == "skirt" else ""
     lower = f"{article}{colour} {garment}"
-    if sight.hidden != "low" and generator.random() < 0.4:
-        lower += f" and {_say(identity.shoe_colour, generator)} shoes"
+    if view.hidden != "low" and generator.random() < 0.4:
+        lower += f" and {_synonym(identity.shoe_colour, generator)} shoes"
     return lower
 
 
-def _rest(identity: Identity, sight: ViewParams, generator: np.random.Generator) -> list[str]:
-    hair = f"{_say(identity.hair_colour, generator)} hair"
-    told = [
+def _detail_phrases(
+    identity: Identity, view: ViewParams, generator: np.random.Generator
+) -> list[str]:
+    hair = f"{_synonym(identity.hair_colour, generator)} hair"
+    phrases = [
         f"with {identity.hair_length} {hair}" if generator.random() < 0.7 else f"with {hair}",
         f"with {identity.skin} skin",
-        _say(sight.side, generator, _SIDE_WORDS),
+        _synonym(view.side, generator, _SIDE_PHRASES),
     ]
     if identity.hat is not None:
-        hat = f"a {_say(identity.hat_colour, generator)} {_say(identity.hat, generator)}"
-        told.append(_pick((f"with {hat}", f"{hat} on the head"), generator))
+        hat = f"a {_synonym(identity.hat_colour, generator)} {_synonym(identity.hat, generator)}"
+        phrases.append(_pick((f"with {hat}", f"{hat} on the head"), generator))
     if identity.bag is not None:
-        bag = f"a {_say(identity.bag_colour, generator)} {_say(identity.bag, generator)}"
-        told.append(_pick((f"carrying {bag}", f"with {bag}"), generator))
+        bag = f"a {_synonym(identity.bag_colour, generator)} {_synonym(identity.bag, generator)}"
+        phrases.append(_pick((f"carrying {bag}", f"with {bag}"), generator))
     elif generator.random() < 0.3:
-        told.append(_pick(("without a bag", "carrying nothing"), generator))
-    return told
+        phrases.append(_pick(("without a bag", "carrying nothing"), generator))
+    return phrases
 
 
-def _say(
-    name: str, generator: np.random.Generator, words: Mapping[str, tuple[str, ...]] = _WORDS
+def _synonym(
+    name: str,
+    generator: np.random.Generator,
+    synonyms: Mapping[str, tuple[str, ...]] = _SYNONYMS,
 ) -> str:
-    return _pick(words.get(name, (name,)), generator)
+    return _pick(synonyms.get(name, (name,)), generator)
 
 
 def _pick(choices: Sequence[str], generator: np.random.Generator) -> str:

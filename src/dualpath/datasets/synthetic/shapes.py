@@ -1,15 +1,16 @@
-"""shapes: a seeded generator of captioned scenes, for demos and tests.
+"""Draws shapes: scenes of coloured shapes with captions, by a seed, for demos and tests.
 
-A scene is two objects in a relation ("a small red circle to the left of a big blue square") or a
-number of equal objects ("three little green stars"), over a noisy background. What is held out
-are combinations: two coloured shapes that stand together in a test scene never do in a training
-scene, and a number of a coloured shape that is counted in one is not counted in the other, while
-every word is seen in training. All captions of a scene tell the whole of it, in other words.
+A scene shows two objects in a relation ("a small red circle to the left of a big blue square"), or
+several equal objects ("three little green stars"), over a noisy background.
+
+The test measures new combinations: no pair of coloured shapes, and no number of a coloured shape,
+is in two splits, but every word occurs in training. All captions of a scene describe it completely,
+in different words.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dualpath.data.manifest import write_manifest
+from dualpath.errors import DatasetError
 from dualpath.recipes.schema import SplitRecipe
+from dualpath.types import Progress, no_progress
 
 COLOURS = {
     "red": (214, 40, 40),
@@ -29,7 +32,7 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-SIZES = {"small": 0.13, "big": 0.22}  # radius, as a share of the image
+SIZES = {"small": 0.13, "big": 0.22}  # radius, as a fraction of the image
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 _SIZE_WORDS = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 _SHAPE_WORDS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign")}
@@ -41,14 +44,17 @@ _PHRASES = {
     "below": ("below", "lower than", "under"),
 }
 SPLIT = SplitRecipe(train=0.9, val=0.05, test=0.05)
-_HELD_OUT = 0.1  # of the combinations, for val and for test each
-_SHADE = 95
+_HELD_OUT = 0.1  # share of the combinations in val, and in test
+_BACKGROUND = 95  # mean brightness
 _SUPERSAMPLING = 2
+
+# A number (0 for a relation) and one or two pairs of colour and shape.
+Combination = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object of a scene."""
+    """An object of a scene, by names of :data:`SIZES`, :data:`COLOURS` and :data:`SHAPES`."""
 
     size: str
     colour: str
@@ -57,7 +63,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Two things of which the first is ``relation`` of the second, or ``count`` equal things."""
+    """Two objects in a relation, or several equal objects.
+
+    Attributes:
+        objects: two objects, or one that is repeated.
+        relation: ``"left"`` or ``"above"``: the first object is there, seen from the second. None:
+            the objects are equal.
+        count: number of objects.
+    """
 
     objects: tuple[SceneObject, ...]
     relation: str | None
@@ -72,31 +85,35 @@ def write_shapes(
     size: int = 96,
     seed: int = 0,
     split: SplitRecipe = SPLIT,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Write scenes as PNG images with a manifest, and return the manifest's path.
+    """Write scenes as PNG images with a manifest, and return the path of the manifest.
 
     Args:
         scenes: number of images.
-        captions: different sentences an image.
-        size: side of an image, pixels.
+        captions: different sentences per image.
+        size: pixels per side of an image.
         seed: the same seed writes the same files.
         split: shares of the images in train, val and test.
+        progress: called with the number of images written since the last call.
+
+    Raises:
+        DatasetError: there are fewer different scenes than a split needs.
     """
     generator = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, (scene, name) in enumerate(_draw_scenes(generator, scenes, split)):
+    for number, (scene, split_name) in enumerate(_draw_scenes(generator, scenes, split)):
         file_name = f"images/scene-{number:05d}.png"
         render_scene(scene, size, generator).save(folder / file_name)
         rows.append(
             {
                 "file_name": file_name,
                 "captions": describe(scene, captions, generator),
-                "split": name,
+                "split": split_name,
                 "kind": "count" if scene.relation is None else "relation",
-                "colours": [thing.colour for thing in scene.objects],
-                "shapes": [thing.shape for thing in scene.objects],
+                "colours": [item.colour for item in scene.objects],
+                "shapes": [item.shape for item in scene.objects],
                 "count": scene.count,
             }
         )
@@ -107,55 +124,62 @@ def write_shapes(
 def _draw_scenes(
     generator: np.random.Generator, scenes: int, split: SplitRecipe
 ) -> Iterator[tuple[Scene, str]]:
-    """Draw scenes with their splits: combinations are shared out first, no scene comes twice."""
-    coloured = list(itertools.product(COLOURS, SHAPES))
-    pairs = [(0, *pair) for pair in itertools.combinations(coloured, 2)]
-    counts = [(count, thing) for count in NUMBERS for thing in coloured]
-    shares: dict[str, list[tuple[Any, ...]]] = {"train": [], "val": [], "test": []}
-    for combinations in (pairs, counts):
-        order = generator.permutation(len(combinations))
-        cuts = (np.array([1 - 2 * _HELD_OUT, 1 - _HELD_OUT]) * len(order)).round().astype(int)
-        for name, part in zip(shares, np.split(order, cuts), strict=True):
-            shares[name] += [combinations[i] for i in part]
-    fractions = (split.train, split.val, split.test)
-    ends = np.round(np.cumsum(fractions) * scenes).astype(int)
-    for name, wanted in zip(shares, np.diff(ends, prepend=0), strict=True):
+    """Yield different scenes with the name of their split."""
+    combinations = _split_combinations(generator)
+    shares = (split.train, split.val, split.test)
+    ends = np.round(np.cumsum(shares) * scenes).astype(int)
+    for (name, choices), count in zip(combinations.items(), np.diff(ends, prepend=0), strict=True):
         seen: set[Scene] = set()
-        limit = 100 * (wanted + 1)
-        while len(seen) < wanted and limit:
-            limit -= 1
-            combination = shares[name][generator.integers(len(shares[name]))]
-            scene = _draw_scene(combination, generator)
+        attempts = 100 * (count + 1)
+        while len(seen) < count and attempts:
+            attempts -= 1
+            scene = _draw_scene(choices[generator.integers(len(choices))], generator)
             if scene not in seen:
                 seen.add(scene)
                 yield scene, name
-        if len(seen) < wanted:
-            raise ValueError(f"there are not {wanted} different scenes for split '{name}'")
+        if len(seen) < count:
+            raise DatasetError(
+                f"split '{name}' has fewer than {count:,} different scenes; choose fewer scenes"
+            )
 
 
-def _draw_scene(combination: tuple[Any, ...], generator: np.random.Generator) -> Scene:
+def _split_combinations(generator: np.random.Generator) -> dict[str, list[Combination]]:
+    """Divide all combinations between the splits."""
+    coloured = list(itertools.product(COLOURS, SHAPES))
+    pairs: list[Combination] = [(0, *pair) for pair in itertools.combinations(coloured, 2)]
+    counts: list[Combination] = [(count, pair) for count in NUMBERS for pair in coloured]
+    of_split: dict[str, list[Combination]] = {"train": [], "val": [], "test": []}
+    for combinations in (pairs, counts):
+        order = generator.permutation(len(combinations))
+        cuts = (np.array([1 - 2 * _HELD_OUT, 1 - _HELD_OUT]) * len(order)).round().astype(int)
+        for name, part in zip(of_split, np.split(order, cuts), strict=True):
+            of_split[name] += [combinations[i] for i in part]
+    return of_split
+
+
+def _draw_scene(combination: Combination, generator: np.random.Generator) -> Scene:
     count, *coloured = combination
-    objects = [SceneObject(str(generator.choice(list(SIZES))), *thing) for thing in coloured]
+    objects = [SceneObject(str(generator.choice(list(SIZES))), *pair) for pair in coloured]
     if count:
         return Scene((SceneObject("small", *coloured[0]),), None, count)
-    # The same scene can be told from either thing; one order and two relations name it once.
+    # "a left of b" is the same scene as "b right of a", so two of the four relations are enough.
     relation = str(generator.choice(["left", "above"]))
     first, second = generator.permutation(2)
     return Scene((objects[first], objects[second]), relation, 2)
 
 
-def describe(scene: Scene, sentences: int, generator: np.random.Generator) -> list[str]:
-    """Tell a scene in so many different sentences."""
-    tell = _tell_count if scene.relation is None else _tell_pair
-    told: dict[str, None] = {}
-    while len(told) < sentences:
-        told.setdefault(tell(scene, generator))
-    return list(told)
+def describe(scene: Scene, count: int, generator: np.random.Generator) -> list[str]:
+    """Return ``count`` different captions of a scene."""
+    caption = _count_caption if scene.relation is None else _relation_caption
+    captions: dict[str, None] = {}
+    while len(captions) < count:
+        captions.setdefault(caption(scene, generator))
+    return list(captions)
 
 
-def _tell_count(scene: Scene, generator: np.random.Generator) -> str:
-    thing, number = scene.objects[0], NUMBERS[scene.count]
-    plural = _object_words(thing, generator) + "s"
+def _count_caption(scene: Scene, generator: np.random.Generator) -> str:
+    number = NUMBERS[scene.count]
+    plural = _object_phrase(scene.objects[0], generator) + "s"
     plural = plural.replace("crosss", "crosses")
     forms = (
         f"{number} {plural}",
@@ -167,28 +191,28 @@ def _tell_count(scene: Scene, generator: np.random.Generator) -> str:
     return _pick(forms, generator)
 
 
-def _tell_pair(scene: Scene, generator: np.random.Generator) -> str:
+def _relation_caption(scene: Scene, generator: np.random.Generator) -> str:
     (first, second), relation = scene.objects, str(scene.relation)
     if generator.integers(2):
         first, second, relation = second, first, _RELATIONS[relation]
-    one, other = _object_words(first, generator), _object_words(second, generator)
+    one, other = _object_phrase(first, generator), _object_phrase(second, generator)
     phrase = _pick(_PHRASES[relation], generator)
-    back = _pick(_PHRASES[_RELATIONS[relation]], generator)
+    inverse = _pick(_PHRASES[_RELATIONS[relation]], generator)
     forms = (
         f"a {one} {phrase} a {other}",
         f"there is a {one} {phrase} a {other}",
         f"a {other} with a {one} {phrase} it",
         f"{phrase} a {other} sits a {one}",
         f"a {one} is {phrase} a {other}",
-        f"the {other} is {back} the {one}",
+        f"the {other} is {inverse} the {one}",
     )
     return _pick(forms, generator)
 
 
-def _object_words(thing: SceneObject, generator: np.random.Generator) -> str:
-    size = _pick(_SIZE_WORDS[thing.size], generator)
-    shape = _pick(_SHAPE_WORDS.get(thing.shape, (thing.shape,)), generator)
-    return f"{size} {thing.colour} {shape}"
+def _object_phrase(item: SceneObject, generator: np.random.Generator) -> str:
+    size = _pick(_SIZE_WORDS[item.size], generator)
+    shape = _pick(_SHAPE_WORDS.get(item.shape, (item.shape,)), generator)
+    return f"{size} {item.colour} {shape}"
 
 
 def _pick(choices: Sequence[str], generator: np.random.Generator) -> str:
@@ -196,36 +220,35 @@ def _pick(choices: Sequence[str], generator: np.random.Generator) -> str:
 
 
 def render_scene(scene: Scene, size: int, generator: np.random.Generator) -> Image.Image:
-    """Draw a scene, RGB, size x size pixels."""
+    """Draw a scene, an RGB image of size x size pixels."""
     side = size * _SUPERSAMPLING
-    # The same shade everywhere: a network that can tell scenes by it learns nothing of shapes.
-    noise = generator.normal(_SHADE, 8, size=(12, 12, 3))
+    # The mean is the same in all scenes, or a network could distinguish them by the background.
+    noise = generator.normal(_BACKGROUND, 8, size=(12, 12, 3))
     background = Image.fromarray(noise.clip(0, 255).astype(np.uint8), "RGB")
     image = background.resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
-    for thing, (x, y) in _places(scene, generator):
-        radius = SIZES[thing.size] * side * generator.uniform(0.95, 1.05)
-        _draw_shape(draw, thing.shape, (x * side, y * side), radius, COLOURS[thing.colour])
+    for item, (x, y) in _place_objects(scene, generator):
+        radius = SIZES[item.size] * side * generator.uniform(0.95, 1.05)
+        _draw_shape(draw, item.shape, (x * side, y * side), radius, COLOURS[item.colour])
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _places(
+def _place_objects(
     scene: Scene, generator: np.random.Generator
 ) -> list[tuple[SceneObject, tuple[float, float]]]:
-    """Give each object a centre, in shares of the image, so that none overlaps another."""
+    """Return each object with its centre, in fractions of the image, so that none overlap."""
     if scene.relation is None:
         cells = generator.permutation(list(itertools.product((0.2, 0.5, 0.8), repeat=2)))
         jitter = generator.uniform(-0.03, 0.03, size=(scene.count, 2))
         centres = cells[: scene.count] + jitter
         return [(scene.objects[0], (float(x), float(y))) for x, y in centres]
-    across, aside = generator.uniform(0.24, 0.28), generator.uniform(0.4, 0.6, size=2)
-    ends = (across, 1 - across)
-    if scene.relation == "left":
-        centres = np.array([(ends[0], aside[0]), (ends[1], aside[1])])
-    else:
-        centres = np.array([(aside[0], ends[0]), (aside[1], ends[1])])
+    # "along" is the axis of the relation, and "across" the other one.
+    along, across = generator.uniform(0.24, 0.28), generator.uniform(0.4, 0.6, size=2)
+    centres = np.array([(along, across[0]), (1 - along, across[1])])
+    if scene.relation == "above":
+        centres = centres[:, ::-1]
     return [
-        (thing, (float(x), float(y))) for thing, (x, y) in zip(scene.objects, centres, strict=True)
+        (item, (float(x), float(y))) for item, (x, y) in zip(scene.objects, centres, strict=True)
     ]
 
 
