@@ -3,23 +3,27 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
 DEMO := demo
 
-.PHONY: demo test lint bench clean
+.PHONY: help demo test test-fast lint docs lowest bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 # Two threads that wait for each other on a busy machine are slower than one.
-test: export OMP_NUM_THREADS = 1
-test: export OMP_WAIT_POLICY = passive
+test test-fast lowest: export OMP_NUM_THREADS = 1
+test test-fast lowest: export OMP_WAIT_POLICY = passive
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)
+demo: $(STAMP) ## draw images, train, evaluate, index, search
 	rm -rf $(DEMO)/bundle $(DEMO)/gallery
 	$(BIN)/dualpath prepare shapes --out $(DEMO)/shapes
-	$(BIN)/dualpath train recipes/shapes.yaml --data $(DEMO)/shapes --out $(DEMO)/bundle
+	$(BIN)/dualpath train shapes --data $(DEMO)/shapes --out $(DEMO)/bundle
 	$(BIN)/dualpath evaluate $(DEMO)/bundle --data $(DEMO)/shapes --split test \
 		--json $(DEMO)/metrics.json --sheet $(DEMO)/evaluation.html
 	$(BIN)/dualpath gallery add $(DEMO)/gallery $(DEMO)/shapes --model $(DEMO)/bundle
@@ -27,24 +31,43 @@ demo: $(STAMP)
 		"a big red circle to the left of a small blue square" \
 		"three little green stars" \
 		"a tiny yellow triangle above a huge purple cross"
-	@echo "see it in the browser: $(BIN)/dualpath serve $(DEMO)/gallery"
+	@echo "Search in the browser: $(BIN)/dualpath serve $(DEMO)/gallery"
 
-lint: $(STAMP)
+lint: $(STAMP) ## style, types, layers, and the files of other tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/milvus/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/helm lint --quiet deploy/milvus
+	$(BIN)/hadolint docker/Dockerfile
 
-test: lint
+test: lint ## lint and all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-bench: $(STAMP)
+test-fast: $(STAMP) ## the tests of under three seconds each
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+# Direct dependencies at the lowest version that pyproject.toml allows.
+lowest: $(STAMP) ## the fast tests with the lowest versions of all dependencies
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra dev \
+		--output-file $(LOWEST)/requirements.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --requirements $(LOWEST)/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	$(LOWEST)/bin/pytest -n 2 --dist loadgroup -m "not slow"
+
+docs: $(STAMP) ## build the documentation site; a broken link is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP) ## the benchmarks that need neither data nor weights
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/stage_one_profile.py
 	$(BIN)/python benchmarks/gallery.py --rows 100000 --out runs/store
-	@echo "and with pictures and models of your own: $(BIN)/python benchmarks/speed/suite.py --help"
+	@echo "With your own images and models: $(BIN)/python benchmarks/speed/suite.py --help"
 
-clean:
-	rm -rf $(VENV) $(DEMO)
+clean: ## remove the environments and everything that was built
+	rm -rf $(VENV) $(LOWEST) $(DEMO) build dist site

@@ -1,13 +1,15 @@
-"""Ablations of the paper's claims on a folder of captioned images, in one table.
+"""Ablate the claims of the paper on a folder of captioned images, in one table.
 
     python benchmarks/ablations.py --data flickr8k --word-vectors glove.txt \\
         --weights tf_efficientnet_lite0.in1k.safetensors --out ablations
 
-Every setting trains the same small network for the same number of steps on the features of a
-frozen backbone. Settings that differ in their losses get the best of the same learning rates,
-found on a sixth of the training images that is held out for it; the others share the rate of
-"both losses". The table is measured on split val with the last weights, so nothing is fitted to
-it. Each run leaves a small file in --out, and a second call runs what is missing.
+Every setting trains the same small network for the same number of steps on cached features of a
+frozen backbone. Settings that differ in their losses each get the best of three learning rates,
+chosen on a sixth of the training images that is held out for this choice. The other settings get
+the learning rate of the setting that they vary.
+
+The table is measured on the validation split with the weights of the last step, so nothing is
+fitted to this split. Finished runs are stored in --out; a second call continues from them.
 """
 
 import argparse
@@ -15,286 +17,155 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ablation_settings import LEARNING_RATES, Backbone, Setting, all_settings, build_recipe
+from common import command_line, commit
 from rich.console import Console
 from rich.table import Table
 
-RATES = (1e-3, 3e-3, 9e-3)
-TUNED_BELOW = 6  # one training instance in so many is held out while rates are compared
+HELD_OUT = 6  # one training instance in this many is held out while learning rates are compared
+COLUMNS = ("", "setting", "lr", "i→t R@1", "t→i R@1", "rsum", "std", "seconds")
 
-INSTANCE = {"instance": {"scale": 16, "dropout": 0.2}}
-HARDEST = {"ranking": {"margin": 0.2, "negatives": "hardest"}}
-RANDOM = {"ranking": {"margin": 1.0, "negatives": "random"}}
-EPOCHS = 10
-EPOCHS_TWO = 3  # of Stage II, the whole network trained
+Result = dict[str, Any]  # metrics of the validation split, and seconds
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A row of the table.
-
-    ``stages``: epochs and keys of each, where ``slower`` divides its rate; ``changes``: other keys
-    of the recipe; ``rate_of``: whose rate it has (none: its own, tuned).
-    """
-
-    group: str
-    name: str
-    stages: tuple[tuple[int, dict[str, Any]], ...]
-    changes: dict[str, Any] = field(default_factory=dict)
-    rate_of: str | None = None
-
-
-def _settings() -> list[Setting]:
-    both = ((EPOCHS, {**INSTANCE, **HARDEST}),)
-    alone = ((EPOCHS, INSTANCE),)
-    half = EPOCHS // 2
-    losses = [
-        Setting("losses", "instance alone", alone),
-        Setting("losses", "ranking alone, hardest of the batch", ((EPOCHS, HARDEST),)),
-        Setting("losses", "ranking alone, one at random", ((EPOCHS, RANDOM),)),
-        Setting("losses", "both losses", both),
-        Setting("losses", "instance, then both", ((half, INSTANCE), (half, both[0][1]))),
-        Setting("losses", "instance, then ranking", ((half, INSTANCE), (half, HARDEST))),
-    ]
-    small = {"image_encoder": {"input_size": 112}}
-    whole = {
-        "backbone": "trained_running_norm",
-        "slower": 20,
-        "optimizer": {"rates": {"image_backbone": 0.3}},
-    }
-    both_two = (EPOCHS_TWO, {**both[0][1], **whole})
-    stages = [
-        Setting("stages (112 pixels)", "Stage I", ((EPOCHS + EPOCHS_TWO, both[0][1]),), small),
-        Setting("stages (112 pixels)", "Stage I, then II", (*both, both_two), small),
-    ]
-    unmasked = {"text_encoder": {"padding": "unmasked"}}
-    left = {"text_encoder": {"padding": "unmasked", "position_shift": False}}
-    like_both = {"stages": both, "rate_of": "both losses"}
-    like_alone = {"stages": alone, "rate_of": "instance alone"}
-    return [
-        *losses,
-        *stages,
-        Setting("padding and place", "unmasked, position shift", changes=unmasked, **like_both),
-        Setting("padding and place", "unmasked, left-aligned", changes=left, **like_both),
-        Setting(
-            "padding and place",
-            "masked, left-aligned",
-            changes={"text_encoder": {"position_shift": False}},
-            **like_both,
-        ),
-        Setting(
-            "word vectors",
-            "random",
-            changes={"text_encoder": {"word_vectors": None, "embedding_dim": 100}},
-            **like_both,
-        ),
-        Setting("pooling", "mean", changes={"text_encoder": {"pooling": "mean"}}, **like_both),
-        *(
-            Setting(
-                "classes (instance alone)",
-                f"{k:,} k-means clusters",
-                changes={"classifier": {"clusters": k}},
-                **like_alone,
-            )
-            for k in (300, 1000, 3000)
-        ),
-        Setting(
-            "classifier",
-            "separate, instance alone",
-            changes={"classifier": {"shared": False}},
-            **like_alone,
-        ),
-        Setting(
-            "classifier",
-            "separate, both losses",
-            changes={"classifier": {"shared": False}},
-            **like_both,
-        ),
-    ]
-
-
-def _recipe(setting: Setting, rate: float, seed: int, options: argparse.Namespace) -> Any:
-    from dualpath.recipes.schema import Recipe
-
-    text = {
-        "width": 0.125,
-        "depths": (1, 1, 1, 1),
-        "max_words": 24,
-        "word_vectors": str(options.word_vectors),
-        **setting.changes.get("text_encoder", {}),
-    }
-    stages = [
-        _stage(f"stage-{number}", epochs, rate, **keys)
-        for number, (epochs, keys) in enumerate(setting.stages, start=1)
-    ]
-    return Recipe.model_validate(
-        {
-            "name": "ablation",
-            "seed": seed,
-            "dim": 256,
-            "keep": "last",
-            "workers": 0,
-            "image_encoder": {
-                "backbone": options.backbone,
-                "weights": str(options.weights),
-                **setting.changes.get("image_encoder", {}),
-            },
-            "text_encoder": text,
-            "classifier": setting.changes.get("classifier", {}),
-            "stages": stages,
-        }
-    )
-
-
-def _stage(
-    name: str,
-    epochs: int,
-    rate: float,
-    *,
-    slower: float = 1,
-    optimizer: dict[str, Any] | None = None,
-    **keys: Any,
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "epochs": epochs,
-        "batch_size": 64,
-        "backbone": "frozen",
-        "optimizer": {"lr": rate / slower, "weight_decay": 0.05, **(optimizer or {})},
-        "schedule": {"warmup": 0.05, "decay": "cosine"},
-        "validate_every": epochs,
-        **keys,
-    }
-
-
-def _run(
-    setting: Setting, rate: float, seed: int, data: Path, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Train one setting once, or read what it gave before."""
-    place = f"{setting.group}-{setting.name}-{EPOCHS}-{rate:g}-{seed}-{data.name}"
-    place = "".join(c if c.isalnum() or c in ".-" else "_" for c in place)
-    kept = options.out / f"{place}.json"
-    if kept.exists():
-        return dict(json.loads(kept.read_text()))
+def run(
+    setting: Setting, lr: float, seed: int, data: Path, options: argparse.Namespace
+) -> Result:
+    """Train one setting; read the result if it is stored."""
+    epochs = "+".join(str(count) for count, _ in setting.stages)
+    name = f"{setting.group}-{setting.name}-{epochs}-{lr:g}-{seed}-{data.name}"
+    name = "".join(c if c.isalnum() or c in ".-+" else "_" for c in name)
+    stored, bundle = options.out / f"{name}.json", options.out / name
+    if stored.exists():
+        return dict(json.loads(stored.read_text()))
     import torch
 
     from dualpath.training.train import train
-    from dualpath.utils.progress import Display
 
     torch.set_num_threads(1)
-    begun, work = time.perf_counter(), options.out / place
+    start = time.perf_counter()
+    backbone = Backbone(options.backbone, options.weights, options.word_vectors)
     model = train(
-        _recipe(setting, rate, seed, options),
+        build_recipe(setting, lr, seed, backbone),
         data,
-        work,
-        resume=(work / "training" / "last.pt").exists(),
+        bundle,
+        resume=(bundle / "training" / "last.pt").exists(),
         cache=options.cache,
-        display=Display(Console(quiet=True)),
+        progress=False,
     )
-    result = {**model.metrics["validation"], "seconds": time.perf_counter() - begun}
-    kept.write_text(json.dumps(result, indent=1))
-    shutil.rmtree(work)
+    result = {**model.metrics["validation"], "seconds": time.perf_counter() - start}
+    stored.write_text(json.dumps(result, indent=1))
+    shutil.rmtree(bundle)
     return result
 
 
-def _held_out(data: Path, out: Path) -> Path:
-    """Write a manifest of the training images alone, a part of them as val."""
+def write_held_out(data: Path, out: Path) -> Path:
+    """Write a manifest of the training images, a part of which are its validation split."""
     from dualpath.data.manifest import read_manifest, write_manifest
 
     folder = out / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
-    items = read_manifest(data).split("train").items
-    numbers = {name: i for i, name in enumerate(sorted({item.instance for item in items}))}
+    images = read_manifest(data).split("train").images
+    names = sorted({image.instance for image in images})
+    numbers = {name: number for number, name in enumerate(names)}
     rows = [
         {
-            "file_name": str(item.path.resolve()),
-            "captions": item.captions,
-            "instance": item.instance,
-            "split": "train" if numbers[item.instance] % TUNED_BELOW else "val",
+            "file_name": str(image.path.resolve()),
+            "captions": image.captions,
+            "instance": image.instance,
+            "split": "train" if numbers[image.instance] % HELD_OUT else "val",
         }
-        for item in items
+        for image in images
     ]
     write_manifest(folder, rows)
     return folder
 
 
-def _jobs(
-    settings: list[Setting], rates: dict[str, float], seeds: int
-) -> Iterator[tuple[Setting, float, int]]:
-    for seed in range(seeds):
-        for setting in settings:
-            yield setting, rates[setting.rate_of or setting.name], seed
+def choose_learning_rates(
+    pool: ProcessPoolExecutor, settings: list[Setting], options: argparse.Namespace
+) -> dict[str, float]:
+    """Return for each setting the learning rate with the highest rsum on the held-out images."""
+    tuning = write_held_out(options.data, options.out)
+    trials = {
+        (setting.name, lr): pool.submit(run, setting, lr, 0, tuning, options)
+        for setting in settings
+        for lr in LEARNING_RATES
+    }
+    best = {}
+    for setting in settings:
+        rsums = {lr: trials[setting.name, lr].result()["rsum"] for lr in LEARNING_RATES}
+        best[setting.name] = max(rsums, key=lambda lr: rsums[lr])
+        listed = ", ".join(f"{lr:g}: {rsum:.1f}" for lr, rsum in rsums.items())
+        print(f"lr of {setting.name}: {best[setting.name]:g} (rsum held out {listed})", flush=True)
+    return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with a manifest")
-    parser.add_argument("--weights", type=Path, required=True, help="of the backbone")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--word-vectors", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=None)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--seeds", type=int, default=3, help="of each row")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console, settings = Console(soft_wrap=True), _settings()
-    tuning = _held_out(options.data, options.out)
-    with ProcessPoolExecutor(options.jobs) as pool:
-        tuned = [s for s in settings if s.rate_of is None]
-        trials = {
-            (s.name, rate): pool.submit(_run, s, rate, 0, tuning, options)
-            for s in tuned
-            for rate in RATES
-        }
-        scores = {key: trial.result()["rsum"] for key, trial in trials.items()}
-        rates = {s.name: max(RATES, key=lambda r, n=s.name: scores[n, r]) for s in tuned}
-        for s in tuned:
-            tried = ", ".join(f"{r:g}: {scores[s.name, r]:.1f}" for r in RATES)
-            console.print(f"rate of {s.name}: {rates[s.name]:g} (held-out rsum {tried})")
-        jobs = list(_jobs(settings, rates, options.seeds))
-        runs = [pool.submit(_run, s, rate, seed, options.data, options) for s, rate, seed in jobs]
-        results: dict[str, list[dict[str, Any]]] = {}
-        for (setting, _, _), run in zip(jobs, runs, strict=True):
-            results.setdefault(f"{setting.group}: {setting.name}", []).append(run.result())
-    console.print(_table(settings, rates, results))
-
-
-def _table(
-    settings: list[Setting], rates: dict[str, float], results: dict[str, list[dict[str, Any]]]
+def as_table(
+    settings: list[Setting], lrs: dict[str, float], results: dict[str, list[Result]], title: str
 ) -> Table:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    seeds = len(next(iter(results.values())))
-    table = Table(title=f"split val, {EPOCHS} epochs, {seeds} seeds, commit {commit}")
-    for column in ("", "setting", "lr", "i→t R@1", "t→i R@1", "rsum", "spread", "seconds"):
+    table = Table(title=title)
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("", "setting") else "right")
     for setting in settings:
-        runs = results[f"{setting.group}: {setting.name}"]
-        rsums = [run["rsum"] for run in runs]
+        runs = results[setting.key]
+        rsums = [result["rsum"] for result in runs]
         table.add_row(
             setting.group,
             setting.name,
-            f"{rates[setting.rate_of or setting.name]:g}",
+            f"{lrs[setting.lr_from or setting.name]:g}",
             *(
-                f"{statistics.mean(run[way]['recall_at_1'] for run in runs):.1f}"
-                for way in ("image_to_text", "text_to_image")
+                f"{statistics.mean(result[direction]['recall_at_1'] for result in runs):.1f}"
+                for direction in ("image_to_text", "text_to_image")
             ),
             f"{statistics.mean(rsums):.1f}",
             f"{statistics.stdev(rsums):.1f}" if len(rsums) > 1 else "",
-            f"{statistics.median(run['seconds'] for run in runs):.0f}",
+            f"{statistics.median(result['seconds'] for result in runs):.0f}",
         )
     return table
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with a manifest")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of the backbone")
+    parser.add_argument(
+        "--backbone", default="tf_efficientnet_lite0", help="default: tf_efficientnet_lite0"
+    )
+    parser.add_argument("--word-vectors", type=Path, required=True, help="in GloVe's format")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished runs")
+    parser.add_argument("--cache", type=Path, help="for backbone features; default: the user's")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; default: 1")
+    parser.add_argument("--seeds", type=int, default=3, help="of each row; default: 3")
+    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument(
+        "--stage-two-epochs", type=int, default=3, help="further epochs of Stage II; default: 3"
+    )
+    parser.add_argument("--groups", nargs="+", help="of rows, by the start of their names")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    every = all_settings(options.epochs, options.stage_two_epochs)
+    chosen = [s for s in every if s.group.startswith(tuple(options.groups or [""]))]
+    if not chosen:
+        parser.error("--groups: choose among " + ", ".join(sorted({s.group for s in every})))
+    needed = {setting.lr_from or setting.name for setting in chosen}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        tuned = [setting for setting in every if setting.name in needed]
+        lrs = choose_learning_rates(pool, tuned, options)
+        runs: dict[str, list[Future[Result]]] = {setting.key: [] for setting in chosen}
+        for seed in range(options.seeds):
+            for setting in chosen:
+                lr = lrs[setting.lr_from or setting.name]
+                submitted = pool.submit(run, setting, lr, seed, options.data, options)
+                runs[setting.key].append(submitted)
+        results = {key: [one.result() for one in submitted] for key, submitted in runs.items()}
+    title = f"split val, {options.epochs} epochs, {options.seeds} seeds, commit {commit()}"
+    Console(soft_wrap=True).print(as_table(chosen, lrs, results, title))
 
 
 if __name__ == "__main__":

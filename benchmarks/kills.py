@@ -1,11 +1,10 @@
-"""An indexing run that is killed at random moments, then completed and verified.
+"""Kill an indexing run at random moments, then complete it and verify the gallery.
 
     python benchmarks/kills.py photos --model model --out killed --kills 20
 
-Each run is killed (SIGKILL) some moments after it has begun to read images.
+Each run is killed by SIGKILL. The exit code is that of ``dualpath gallery verify``.
 """
 
-import argparse
 import random
 import shutil
 import subprocess
@@ -13,39 +12,52 @@ import sys
 import time
 from pathlib import Path
 
+from common import command_line
+
 import dualpath
 
 COMMAND = [sys.executable, "-m", "dualpath", "gallery"]
 
 
+def count_images(gallery: Path) -> int:
+    """Return the number of images of a gallery; 0 if it does not exist yet."""
+    try:
+        with dualpath.Gallery.open(gallery) as opened:
+            return len(opened)
+    except dualpath.GalleryError:
+        return 0
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = command_line(__doc__)
+    parser.add_argument("folder", type=Path, help="folder of images")
+    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="gallery to fill; its content is deleted first"
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="gallery, emptied first")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--start", type=float, default=4.0, help="seconds before the first moment")
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds after that")
+    parser.add_argument("--kills", type=int, default=20, help="default: 20")
+    parser.add_argument(
+        "--start", type=float, default=4.0, help="seconds before the earliest kill; default: 4"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=12.0, help="seconds between the earliest and the latest "
+        "possible kill; default: 12",
+    )  # fmt: skip
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     add = [*COMMAND, "add", str(options.out), str(options.folder), "--model", options.model]
-    moments = random.Random(0)
+    generator = random.Random(0)
     for number in range(1, options.kills + 1):
         process = subprocess.Popen(add, stderr=subprocess.DEVNULL)
-        time.sleep(options.start + moments.uniform(0, options.longest))
-        ended = process.poll() is not None
+        time.sleep(options.start + generator.uniform(0, options.longest))
+        finished = process.poll() is not None
         process.kill()
         process.wait()
-        try:
-            with dualpath.Gallery.open(options.out) as gallery:
-                there = len(gallery)
-        except ValueError:
-            there = 0
-        print(f"kill {number}: {there:,} images{' (it had ended)' if ended else ''}", flush=True)
+        note = " (the run had finished before)" if finished else ""
+        print(f"kill {number}: {count_images(options.out):,} images{note}", flush=True)
     subprocess.run(add, check=True)
-    raise SystemExit(subprocess.run([*COMMAND, "verify", str(options.out)], check=False).returncode)
+    verify = [*COMMAND, "verify", str(options.out)]
+    raise SystemExit(subprocess.run(verify, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ A page contains a line such as ``<!-- generated: cli -->``. It is replaced when 
 """
 
 import re
+import subprocess
+import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import typer
 from fastapi import FastAPI
 from pydantic.fields import FieldInfo
 
-from dualpath.cli.main import app as cli_app
 from dualpath.recipes.base import StrictModel
 from dualpath.recipes.encoders import ImageEncoderRecipe, TextEncoderRecipe
 from dualpath.recipes.loading import read_recipe, shipped_recipes
@@ -57,8 +57,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def cli_reference() -> str:
-    """Return a section for each command: its help, usage, arguments and options."""
-    return "\n\n".join(_command_sections(typer.main.get_command(cli_app), "dualpath"))
+    """Return a section for each command, as Typer writes it."""
+    command = [sys.executable, "-m", "typer", "dualpath.cli.main", "utils", "docs"]
+    done = subprocess.run(
+        [*command, "--name", "dualpath"], capture_output=True, text=True, check=True, timeout=120
+    )
+    _, _, text = done.stdout.partition("\n")  # the page has a title of its own
+    return re.sub(r"^#+ `(.*)`$", _command_heading, text, flags=re.MULTILINE)
 
 
 def http_reference() -> str:
@@ -100,73 +105,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
 }
 
 
-def _command_sections(command: Any, name: str) -> Iterator[str]:
-    commands: Mapping[str, Any] = getattr(command, "commands", {})
-    if not commands or command.params:
-        yield _command_section(command, name)
-    else:
-        yield f"## {name}\n\n{command.help or ''}"
-    for subcommand, found in commands.items():
-        yield from _command_sections(found, f"{name} {subcommand}")
-
-
-def _command_section(command: Any, name: str) -> str:
-    options = [p for p in command.params if p.param_type_name == "option"]
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    subcommand = " COMMAND [ARGS]..." if getattr(command, "commands", None) else ""
-    usage = " ".join([name, *(["[OPTIONS]"] if options else []), *map(_argument_usage, arguments)])
-    parts = [
-        f"{'#' * (2 if name.count(' ') < 2 else 3)} {name}",
-        (command.help or "").replace("Example: ", "\nExample: "),
-        f"```text\n{usage}{subcommand}\n```",
-    ]
-    if arguments:
-        rows = [[f"`{_metavar(p)}`", _param_help(p)] for p in arguments]
-        parts.append(_table(["argument", "description"], rows))
-    if options:
-        rows = [
-            [", ".join(f"`{o}`" for o in p.opts), _value(p), _default(p), _param_help(p)]
-            for p in options
-        ]
-        parts.append(_table(["option", "value", "default", "description"], rows))
-    return "\n\n".join(parts)
-
-
-def _metavar(param: Any) -> str:
-    return (param.metavar or param.name.upper()).strip("[]. ").replace("]", "")
-
-
-def _argument_usage(param: Any) -> str:
-    name = _metavar(param) + ("..." if param.nargs == -1 else "")
-    return name if param.required else f"[{name}]"
-
-
-def _param_help(param: Any) -> str:
-    help_text = getattr(param, "help", None) or ""
-    variable = getattr(param, "envvar", None)
-    return help_text + (f" Environment variable: `{variable}`." if variable else "")
-
-
-def _value(param: Any) -> str:
-    if getattr(param, "is_flag", False):
-        return ""
-    choices = getattr(param.type, "choices", None)
-    if choices:
-        return " or ".join(f"`{getattr(choice, 'value', choice)}`" for choice in choices)
-    if param.metavar:
-        return f"`{param.metavar}`"
-    low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
-    bounds = [f"≥ {low}" if low is not None else "", f"≤ {high}" if high is not None else ""]
-    kind = str(param.type.name).removesuffix(" range")
-    return ", ".join(filter(None, [kind, *bounds]))
-
-
-def _default(param: Any) -> str:
-    if param.required:
-        return "required"
-    default = getattr(param.default, "value", param.default)
-    hidden = default is None or default == () or isinstance(default, bool) or callable(default)
-    return "" if hidden else f"`{default}`"
+def _command_heading(match: re.Match[str]) -> str:
+    """Return the heading of a command; subcommands are one level below their group."""
+    command = match[1]
+    level = 2 if command.count(" ") < 2 else 3
+    return f"{'#' * level} {command}"
 
 
 def _route_section(method: str, path: str, route: dict[str, Any], document: dict[str, Any]) -> str:
@@ -200,14 +143,14 @@ def _responses(responses: dict[str, Any]) -> Iterator[str]:
     errors = []
     for status, response in responses.items():
         content = response.get("content", {})
-        kind, body = next(iter(content.items()), ("", {}))
+        kind, body = next(iter(content.items()), ("", dict[str, Any]()))
         name = _schema_name(body.get("schema", {}))
         if int(status) >= 400:
             errors.append(status)
         elif name:
             yield f"{status} [`{name}`](#{name.lower()})"
         else:
-            yield f"{status} `{kind}`" if kind else f"{status} without content"
+            yield f"{status} `{kind}`" if kind else status
     if errors:
         yield f"{', '.join(errors)} [`ErrorResponse`](#errorresponse)"
 
@@ -261,7 +204,12 @@ def _described(parameter: dict[str, Any]) -> str:
 def _recipe_section(key: str, model: type[StrictModel]) -> str:
     descriptions = attribute_docs(model)
     rows = [
-        [f"`{name}`", _field_type(field), _field_default(field), descriptions.get(name, "")]
+        [
+            f"`{name}`",
+            _field_type(field),
+            _field_default(field),
+            _part_summary(field.annotation) or descriptions.get(name, ""),
+        ]
         for name, field in model.model_fields.items()
     ]
     heading = key if key == "Top level" else f"`{key}`"
@@ -282,15 +230,22 @@ def attribute_docs(model: type[StrictModel]) -> dict[str, str]:
     description, as in ``mean, std: of RGB.``.
     """
     _, _, section = (model.__doc__ or "").partition("Attributes:")
-    text = " ".join(section.split())
     field = "(?:" + "|".join(model.model_fields) + ")"
-    marks = list(re.finditer(rf"(?:^|(?<=\. ))({field}(?:, {field})*): ", text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    marks = list(re.finditer(rf"(?:^\s*|(?<=\. ))({field}(?:, {field})*): ", section, re.MULTILINE))
+    ends = [mark.start() for mark in marks[1:]] + [len(section)]
     return {
-        name: _inline_code(_sentence(text[mark.end() : end]))
-        for mark, end in zip(marks, ends, strict=True)
+        name: _inline_code(_sentence(section[mark.end() : end]))
+        for mark, end in zip(marks, ends, strict=False)
         for name in mark[1].split(", ")
     }
+
+
+def _part_summary(annotation: Any) -> str:
+    """Return the summary of the part of a recipe that a key leads to; otherwise nothing."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, StrictModel):
+            return _inline_code(_summary(part))
+    return ""
 
 
 def _summary(model: type[StrictModel]) -> str:
@@ -298,8 +253,8 @@ def _summary(model: type[StrictModel]) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()
-    return text[:1].upper() + text[1:]
+    text = " ".join(text.split())
+    return text if text.startswith("of ") else text[:1].upper() + text[1:]
 
 
 def _recipe_anchor(model: type) -> str:
@@ -355,7 +310,6 @@ def _inline_code(text: str) -> str:
     return text.replace("``", "`")
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(header), *rows]
-    lines.insert(1, ["---"] * len(lines[0]))
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in lines)

@@ -35,10 +35,10 @@ from torch import Tensor
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.captions import CaptionTable, FeatureSource, tabulate_captions
 from dualpath.data.manifest import read_manifest
-from dualpath.data.table import ImageTable
+from dualpath.data.table import ImageTable, instance_numbers
 from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.data.transforms import fixed_views
-from dualpath.evaluation.protocols import evaluate_all, instance_numbers
+from dualpath.evaluation.protocols import evaluate_all
 from dualpath.models.dual_encoder import build_network
 from dualpath.recipes.schema import Recipe, SplitRecipe
 from dualpath.training.data import build_vocabulary, gather_data
@@ -259,7 +259,7 @@ def _measure(system: System, row: Row, data: Data, picked: np.ndarray | None) ->
     captions = np.concatenate([data.table.captions_of(i) for i in picked])
     parts = np.array_split(captions, math.ceil(len(captions) / 500))
     texts = torch.cat([F.normalize(system.texts(_tokens(data, part))) for part in parts])
-    items = data.items.in_order(picked)
+    items = data.items.take(picked)
     return evaluate_all(images.numpy(), texts.numpy(), *instance_numbers(items))
 
 

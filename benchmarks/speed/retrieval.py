@@ -1,4 +1,4 @@
-"""Measuring, indexing, asking, and how long it takes to begin."""
+"""Evaluation, indexing, searching, and the time until a command answers."""
 
 import shutil
 import socket
@@ -10,26 +10,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from evaluation import CAPTIONS_PER_IMAGE, instances, numpy_loop, unit_vectors
 from material import Material
-from timing import Row, paired
+from timing import Row, compare
 
 import dualpath
 from dualpath.evaluation.protocols import evaluate_all
 
-sys.path.append(str(Path(__file__).parents[1]))
-from evaluation import CAPTIONS_PER_IMAGE, numpy_loop, unit_vectors
-
+IMAGES, DIM = 5000, 1024
+SENTENCE = "a dog runs through the snow"
+COMMAND = [sys.executable, "-m", "dualpath"]
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 
 
 def evaluation_rows() -> Iterator[Row]:
-    images = unit_vectors(5000, 1024, seed=0)
-    texts = unit_vectors(CAPTIONS_PER_IMAGE * 5000, 1024, seed=1)
-    of_images = np.arange(5000)
-    of_texts = np.repeat(of_images, CAPTIONS_PER_IMAGE)
-    yield paired(
+    """Measure an evaluation of random vectors."""
+    images = unit_vectors(IMAGES, DIM, seed=0)
+    texts = unit_vectors(CAPTIONS_PER_IMAGE * IMAGES, DIM, seed=1)
+    of_images, of_texts = instances(IMAGES)
+    yield compare(
         "evaluation",
-        "5,000 images x 25,000 captions x 1,024 numbers, both directions",
+        f"{len(images):,} images x {len(texts):,} captions x {DIM:,} numbers, both directions",
         lambda: evaluate_all(images, texts, of_images, of_texts),
         "a straightforward numpy loop over the queries",
         lambda: numpy_loop(images, texts),
@@ -38,62 +39,68 @@ def evaluation_rows() -> Iterator[Row]:
 
 
 def gallery_rows(material: Material, bundle: Path, scratch: Path) -> Iterator[Row]:
+    """Measure indexing and searching, in Python and from the command line."""
     model = dualpath.load(bundle)
     files = material.files
-    turns = iter(range(100))
+    numbers = iter(range(100))
 
     def index() -> None:
-        with dualpath.Gallery.open(scratch / f"gallery-{next(turns)}", model=model) as gallery:
+        with dualpath.Gallery.open(scratch / f"gallery-{next(numbers)}", model=model) as gallery:
             gallery.add(material.folder)
 
-    yield paired(
+    yield compare(
         "gallery",
         f"index {len(files)} JPEG files of 500 x 375, {bundle.name}",
         index,
-        "embed them alone",
+        "embed them only",
         lambda: model.embed_images(files, workers=1),
-        rounds=3,
-    )
-    with dualpath.Gallery.open(scratch / "asked", model=model) as gallery:
-        gallery.add(material.folder)
-        vectors = model.embed_images(files)
-        sentence = "a dog runs through the snow"
-        yield paired(
-            "gallery",
-            f"from a sentence to the files of its images, among {len(files)}",
-            lambda: gallery.search(sentence, top=10),
-            "embed the sentence and multiply by every vector",
-            lambda: np.argsort(-(vectors @ model.embed_texts([sentence])[0]))[:10],
-            rounds=15,
-        )
-    command = [sys.executable, "-m", "dualpath"]
-    search = [*command, "search", str(scratch / "asked"), sentence]
-    yield paired(
-        "start",
-        "`dualpath search`, from the command to the answer",
-        lambda: subprocess.run(search, capture_output=True, check=True),
-        "`import torch` alone",
-        lambda: subprocess.run(IMPORT_TORCH, check=True),
-        rounds=3,
-    )
-    yield paired(
-        "start",
-        "`dualpath serve`, from the command to the first answer",
-        lambda: _serve([*command, "serve", str(scratch / "asked")]),
-        "`import torch` alone",
-        lambda: subprocess.run(IMPORT_TORCH, check=True),
         rounds=3,
     )
     for folder in scratch.glob("gallery-*"):
         shutil.rmtree(folder)
+    address = scratch / "searched"
+    with dualpath.Gallery.open(address, model=model) as gallery:
+        gallery.add(material.folder)
+        vectors = model.embed_images(files)
+        yield compare(
+            "gallery",
+            f"from a sentence to the files of its images, among {len(files)}",
+            lambda: gallery.search(SENTENCE, top=10),
+            "embed the sentence and multiply by every vector",
+            lambda: np.argsort(-(vectors @ model.embed_texts([SENTENCE])[0]))[:10],
+            rounds=15,
+        )
+    yield from _start_rows(address)
 
 
-def _serve(command: list[str]) -> None:
+def _start_rows(gallery: Path) -> Iterator[Row]:
+    search = [*COMMAND, "search", str(gallery), SENTENCE]
+    yield compare(
+        "start",
+        "`dualpath search`, from the command to the answer",
+        lambda: subprocess.run(search, capture_output=True, check=True),
+        "`import torch` only",
+        lambda: subprocess.run(IMPORT_TORCH, check=True),
+        rounds=3,
+    )
+    yield compare(
+        "start",
+        "`dualpath serve`, from the command to the first answer",
+        lambda: _serve_until_ready(gallery),
+        "`import torch` only",
+        lambda: subprocess.run(IMPORT_TORCH, check=True),
+        rounds=3,
+    )
+
+
+def _serve_until_ready(gallery: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*COMMAND, "serve", str(gallery), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         while process.poll() is None:

@@ -1,4 +1,4 @@
-"""Two things timed in turns, so that what disturbs one disturbs the other."""
+"""Time two calls in turns, so that whatever slows one down slows the other down as well."""
 
 import statistics
 import time
@@ -8,55 +8,68 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
-    what, ours, beside: what was done, by which code, and what it is compared with.
-    own, other: seconds of one call of each, medians.
-    ratio, spread: of ``other`` over ``own`` (more is faster), median, lowest and highest.
-    asked: what the ratio should be at least; none where nothing is asked.
+    Attributes:
+        part: of the suite.
+        measured: what was measured. compared_with: what it is compared with.
+        own_seconds, other_seconds: of one call of each, medians.
+        ratio: ``other_seconds / own_seconds`` of a turn, median; above 1, DualPath is faster.
+        spread: lowest and highest ratio.
+        target: the least ratio that was set as a goal before measuring. None: no goal.
+        note: further results.
     """
 
     part: str
-    what: str
-    beside: str
-    own: float
-    other: float
+    measured: str
+    compared_with: str
+    own_seconds: float
+    other_seconds: float
     ratio: float
     spread: tuple[float, float]
-    asked: float | None = None
+    target: float | None = None
     note: str = ""
 
 
-def paired(
+def compare(
     part: str,
-    what: str,
+    measured: str,
     own: Callable[[], object],
-    beside: str,
+    compared_with: str,
     other: Callable[[], object],
     *,
     rounds: int = 5,
-    asked: float | None = None,
+    target: float | None = None,
     note: str = "",
 ) -> Row:
-    """Call both once to warm up and then in turns; compare within each turn."""
-    own(), other()
-    times: list[tuple[float, float]] = []
+    """Call both functions once to warm up, then in turns, and compare them within each turn.
+
+    The other arguments are as in :class:`Row`.
+    """
+    own()
+    other()
+    times = []
     for turn in range(rounds):
-        pair = []
-        for call in (own, other) if turn % 2 == 0 else (other, own):
-            begun = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - begun)
-        times.append((pair[0], pair[1]) if turn % 2 == 0 else (pair[1], pair[0]))
-    ratios = [theirs / ours for ours, theirs in times]
+        if turn % 2 == 0:
+            own_seconds, other_seconds = _time(own), _time(other)
+        else:
+            other_seconds, own_seconds = _time(other), _time(own)
+        times.append((own_seconds, other_seconds))
+    ratios = [others / ours for ours, others in times]
     return Row(
         part,
-        what,
-        beside,
-        statistics.median(ours for ours, _ in times),
-        statistics.median(theirs for _, theirs in times),
-        statistics.median(ratios),
-        (min(ratios), max(ratios)),
-        asked,
-        note,
+        measured,
+        compared_with,
+        own_seconds=statistics.median(ours for ours, _ in times),
+        other_seconds=statistics.median(others for _, others in times),
+        ratio=statistics.median(ratios),
+        spread=(min(ratios), max(ratios)),
+        target=target,
+        note=note,
     )
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

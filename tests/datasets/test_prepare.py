@@ -54,7 +54,7 @@ def test_captions_are_downloaded_before_they_are_read(raw, tmp_path, monkeypatch
 
 
 def test_a_data_set_that_cannot_be_downloaded_is_an_error(raw, tmp_path):
-    with pytest.raises(DatasetError, match="cuhk_pedes: .* cannot be downloaded"):
+    with pytest.raises(DatasetError, match=r"cuhk_pedes: .* cannot be downloaded"):
         prepare("cuhk_pedes", raw, tmp_path / "out", download=True)
 
 

@@ -2,10 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 
+import dualpath
+from dualpath.cli.main import app
+from dualpath.recipes.loading import shipped_recipes
 from tests.conftest import run_cli
 
 
@@ -17,22 +23,58 @@ def run(cache):
     return run_with_cache
 
 
-def test_help_names_every_command():
-    shown = run_cli("--help").stdout
-    for command in (
-        "train",
-        "evaluate",
-        "embed",
-        "export",
-        "gallery",
-        "search",
-        "serve",
-        "keys",
-        "info",
-        "data",
-        "prepare",
-    ):
-        assert command in shown
+@pytest.mark.parametrize(
+    "command",
+    ["train", "evaluate", "embed", "export", "info", "recipes", "gallery", "search", "serve", "keys",
+     "data", "prepare"],
+)  # fmt: skip
+def test_help_lists_every_command_and_each_has_help_of_its_own(command):
+    assert command in run_cli("--help").stdout
+    done = run_cli(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: dualpath" in done.stdout
+
+
+def test_every_option_of_every_command_has_a_help_text():
+    def walk(command, path):
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, f"{path} {parameter.name}"
+        for name, sub in getattr(command, "commands", {}).items():
+            walk(sub, f"{path} {name}")
+
+    walk(typer.main.get_command(app), "dualpath")
+
+
+def test_the_version_is_printed():
+    assert run_cli("--version").stdout.strip() == f"dualpath {dualpath.__version__}"
+
+
+def test_shell_completion_can_be_installed():
+    assert "dualpath" in run_cli("--show-completion", "bash").stdout
+
+
+def test_the_shipped_recipes_are_listed_with_a_description():
+    lines = run_cli("recipes").stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(shipped_recipes())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_a_misspelt_recipe_is_reported_without_importing_torch(tmp_path, shapes):
+    code = (
+        "import sys; from dualpath.cli.main import app\n"
+        "try: app()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "train", "defalt", "--data", shapes, "--out", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: defalt: neither a recipe file (.yaml) nor the name of a shipped recipe; similar "
+        "names: default",
+        "False",
+    ]
 
 
 def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
@@ -49,7 +91,7 @@ def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
     gallery = tmp_path / "gallery"
     done = run_cli("gallery", "add", gallery, folder, "--model", out)
     assert done.returncode == 0, done.stderr
-    assert "60 images new" in done.stdout
+    assert "60 new images" in done.stdout
     done = run_cli("search", gallery, "a big red circle", "two small stars", "--top", 3, "--json")
     found = json.loads(done.stdout)
     assert [answer["query"] for answer in found] == ["a big red circle", "two small stars"]
@@ -59,7 +101,7 @@ def test_from_nothing_to_a_searchable_model(tmp_path, run, small_recipe_file):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_evaluate_by_the_protocol_of_persons_is_text_to_image(bundle, shapes, run):
+def test_the_person_protocol_searches_images_by_text_only(bundle, shapes, run):
     done = run("evaluate", bundle, "--data", shapes, "--protocol", "person")
     assert done.returncode == 0, done.stderr
     assert "protocol person" in done.stdout
@@ -67,13 +109,13 @@ def test_evaluate_by_the_protocol_of_persons_is_text_to_image(bundle, shapes, ru
     assert "image → text" not in done.stdout
     refused = run("evaluate", bundle, "--data", shapes, "--protocol", "flickr-1k")
     assert refused.returncode == 1
-    assert "flickr-1k is measured on 1,000 images" in refused.stderr
+    assert "flickr-1k needs 1,000 images" in refused.stderr
 
 
-def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
+def test_evaluate_writes_the_metrics_and_an_html_report(tmp_path, bundle, shapes, run):
     done = run(
         "evaluate", bundle, "--data", shapes, "--split", "test",
-        "--json", tmp_path / "m.json", "--sheet", tmp_path / "sheet.html",
+        "--json", tmp_path / "m.json", "--html", tmp_path / "report.html",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
@@ -95,27 +137,32 @@ def test_evaluate_writes_the_metrics_and_a_sheet(tmp_path, bundle, shapes, run):
     assert (metrics["images"], metrics["captions"], metrics["split"]) == (10, 30, "test")
     assert metrics["protocol"] == "all"
     assert "evaluate" in metrics["command"]
-    sheet = (tmp_path / "sheet.html").read_text()
-    assert sheet.count("<section>") == 10
-    assert sheet.count("data:image/jpeg;base64,") == 50
-    assert "right · " in sheet
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("<section>") == 10
+    assert report.count("data:image/jpeg;base64,") == 50
+    assert "right · " in report
 
 
-def test_embed_writes_images_captions_and_lines_as_parquet(tmp_path, bundle, shapes, run):
-    lines = tmp_path / "lines.txt"
-    lines.write_text("a red circle\n犬\n")
-    for source, options, columns, rows in (
-        (shapes, [], ["file_name", "vector"], 100),
-        (shapes, ["--captions"], ["file_name", "text", "vector"], 300),
-        (lines, [], ["text", "vector"], 2),
-    ):
-        out = tmp_path / "vectors.parquet"
-        done = run("embed", bundle, source, "--out", out, *options)
-        assert done.returncode == 0, done.stderr
-        table = pq.read_table(out)
-        assert table.column_names == columns
-        assert len(table) == rows
-        assert table.schema.field("vector").type.list_size == 32
+@pytest.mark.parametrize(
+    ("source", "options", "columns", "rows"),
+    [
+        ("shapes", [], ["file_name", "vector"], 100),
+        ("shapes", ["--captions"], ["file_name", "text", "vector"], 300),
+        ("lines.txt", [], ["text", "vector"], 2),
+    ],
+)
+def test_embed_writes_images_captions_and_lines_as_parquet(
+    source, options, columns, rows, tmp_path, bundle, shapes, run
+):
+    (tmp_path / "lines.txt").write_text("a red circle\n犬\n")
+    (tmp_path / "shapes").symlink_to(shapes)
+    out = tmp_path / "vectors.parquet"
+    done = run("embed", bundle, tmp_path / source, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    table = pq.read_table(out)
+    assert table.column_names == columns
+    assert len(table) == rows
+    assert table.schema.field("vector").type.list_size == 32
 
 
 def test_a_bare_folder_of_images_is_searched_and_broken_ones_are_named(tmp_path, bundle, shapes):
@@ -126,7 +173,7 @@ def test_a_bare_folder_of_images_is_searched_and_broken_ones_are_named(tmp_path,
     assert done.returncode == 0, done.stderr
     assert "left out: " in done.stderr
     assert "broken.jpg: not an image" in done.stderr
-    done = run_cli("search", gallery, "a red star", "--top", 10, "--sheet", tmp_path / "s.html")
+    done = run_cli("search", gallery, "a red star", "--top", 10, "--html", tmp_path / "s.html")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 11
     assert "<h2>a red star</h2>" in (tmp_path / "s.html").read_text()
@@ -138,7 +185,7 @@ def test_info_describes_a_bundle(bundle):
         assert part in shown
 
 
-def test_check_counts_warns_and_fails_on_broken_images(tmp_path, shapes, run):
+def test_data_check_counts_warns_and_fails_on_broken_images(tmp_path, shapes, run):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     train = next(row for row in rows if row["split"] == "train")
@@ -159,38 +206,41 @@ def test_check_counts_warns_and_fails_on_broken_images(tmp_path, shapes, run):
     assert f"{rows[5]['file_name']}: not an image" in done.stderr
 
 
-def test_what_a_user_can_mend_is_one_clear_line_and_a_non_zero_exit(
-    tmp_path, bundle, shapes, run, small_recipe_file
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train no.yaml --data SHAPES --out out", "no.yaml: cannot be read"),
+        ("train RECIPE --data . --out out", "metadata.jsonl:1: "),
+        ("train RECIPE --data SHAPES --out out --set sede=1", "unknown key 'sede'"),
+        (
+            "train RECIPE --data SHAPES --out out --set image_encoder.backbone=resnet999",
+            "timm has no model 'resnet999'",
+        ),
+        (
+            "train RECIPE --data SHAPES --out out --set text_encoder.trunk=lstm",
+            "text_encoder.trunk: 'lstm' does not exist; choose one of bottleneck, residual",
+        ),
+        ("train RECIPE --data none --out out", "none: the folder does not exist"),
+        ("evaluate none --data SHAPES", "none: the folder does not exist"),
+        ("evaluate BUNDLE --data SHAPES --split tset", "split 'tset' has no image"),
+        ("embed BUNDLE nothing --out out", "nothing: does not exist"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(
+    arguments, message, tmp_path, bundle, shapes, cache, small_recipe_file
 ):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg"}\n')
-    out = tmp_path / "out"
-    for arguments, message in (
-        (("train", tmp_path / "no.yaml", "--data", shapes, "--out", out), "no.yaml: cannot be"),
-        (("train", small_recipe_file, "--data", tmp_path, "--out", out), "metadata.jsonl:1: "),
-        (
-            ("train", small_recipe_file, "--data", shapes, "--out", out, "--set", "sede=1"),
-            "unknown key 'sede'",
-        ),
-        (
-            (
-                "train", small_recipe_file, "--data", shapes, "--out", out,
-                "--set", "image_encoder.backbone=resnet999",
-            ),
-            "'resnet999' is no timm model",
-        ),
-        (("evaluate", tmp_path / "none", "--data", shapes), "none: no such folder"),
-        (("evaluate", bundle, "--data", shapes, "--split", "tset"), "split 'tset' has no image"),
-        (("embed", bundle, tmp_path / "nothing", "--out", out), "nothing: no such folder"),
-    ):  # fmt: skip
-        done = run(*arguments)
-        assert done.returncode == 1, done.stderr
-        errors = [line for line in done.stderr.splitlines() if line]
-        assert len(errors) == 1, done.stderr
-        assert errors[0].startswith("error: ")
-        assert message in errors[0]
+    paths = {"SHAPES": shapes, "BUNDLE": bundle, "RECIPE": small_recipe_file}
+    words = [str(paths.get(word, word)) for word in arguments.split()]
+    done = run_cli(*words, "--cache", cache, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
 
 
-def test_pretrained_weights_that_cannot_be_fetched_name_the_mend(
+def test_weights_that_cannot_be_downloaded_name_the_option_for_a_local_file(
     tmp_path, shapes, run, small_recipe_file, monkeypatch
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -199,5 +249,5 @@ def test_pretrained_weights_that_cannot_be_fetched_name_the_mend(
         "--set", "image_encoder.pretrained=true", "--set", "image_encoder.backbone=resnet18",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "error: the weights of resnet18 cannot be fetched from the hub" in done.stderr
+    assert "error: the weights of resnet18 cannot be downloaded" in done.stderr
     assert "--set image_encoder.weights=FILE" in done.stderr

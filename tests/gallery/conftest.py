@@ -5,6 +5,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # A machine runs one server, so with several test processes these tests run in one of them.
 ON_MILVUS = pytest.param("milvus", marks=[pytest.mark.xdist_group("milvus"), pytest.mark.slow])
 in_both_stores = pytest.mark.parametrize("address", ["lance", ON_MILVUS], indirect=True)
+reading_both_stores = pytest.mark.parametrize("full_gallery", ["lance", ON_MILVUS], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +44,10 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a new gallery: a folder, or a name on the server (``in_both_stores``)."""
+@contextmanager
+def new_address(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     if getattr(request, "param", "lance") == "lance":
-        yield str(tmp_path / "gallery")
+        yield str(folder / "gallery")
         return
     server, name = request.getfixturevalue("milvus"), f"g{uuid.uuid4().hex[:8]}"
     yield f"{server}/{name}"
@@ -54,8 +55,32 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a new gallery: a folder, or a name on the server (``in_both_stores``)."""
+    with new_address(request, tmp_path) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def full_gallery(
+    request: pytest.FixtureRequest,
+    model: "DualPath",
+    shapes: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator["Gallery"]:
+    """A gallery that contains the photos, for tests that only read (``reading_both_stores``)."""
+    folder = tmp_path_factory.mktemp("full")
+    with (
+        new_address(request, folder) as address,
+        dualpath.Gallery.open(address, model=model) as gallery,
+    ):
+        gallery.add(copy_photos(shapes, folder / "photos"))
+        yield gallery
+
+
+@pytest.fixture
 def gallery(address: str, model: "DualPath", photos: Path) -> Iterator["Gallery"]:
-    """A gallery that contains the photos."""
+    """A gallery that contains the photos, which a test may change."""
     with dualpath.Gallery.open(address, model=model) as gallery:
         gallery.add(photos)
         yield gallery
@@ -64,7 +89,10 @@ def gallery(address: str, model: "DualPath", photos: Path) -> Iterator["Gallery"
 @pytest.fixture
 def photos(shapes: Path, tmp_path: Path) -> Path:
     """A copy of the shapes that a test may change, with more metadata."""
-    folder = tmp_path / "photos"
+    return copy_photos(shapes, tmp_path / "photos")
+
+
+def copy_photos(shapes: Path, folder: Path) -> Path:
     shutil.copytree(shapes, folder)
 
     def add_metadata(rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dualpath.errors import GalleryError
 from dualpath.gallery.schema import CAPTIONS, IMAGES
-from tests.gallery.conftest import images_of, in_both_stores
+from tests.gallery.conftest import images_of, in_both_stores, reading_both_stores
 
 if TYPE_CHECKING:
     from dualpath import DualPath, Gallery
@@ -73,20 +73,20 @@ def test_sync_refuses_to_run_if_an_indexed_folder_is_missing(
     assert len(gallery) == 100
 
 
-@in_both_stores
-def test_facets_count_the_values_of_fields_with_few_values(gallery: "Gallery") -> None:
-    facets = gallery.facets(max_values=20)
+@reading_both_stores
+def test_facets_count_the_values_of_fields_with_few_values(full_gallery: "Gallery") -> None:
+    facets = full_gallery.facets(max_values=20)
     assert set(facets) == {"even", "colour", "kind", "count"}  # the last two are of the shapes
     assert sorted(facets["even"]) == [(False, 50), (True, 50)]
     assert sum(count for _, count in facets["colour"]) == 66
 
 
-@in_both_stores
+@reading_both_stores
 def test_export_writes_all_images_with_vectors_to_a_parquet_file(
-    gallery: "Gallery", tmp_path: Path, model: "DualPath"
+    full_gallery: "Gallery", tmp_path: Path, model: "DualPath"
 ) -> None:
     path = tmp_path / "out" / "gallery.parquet"
-    assert gallery.export(path) == 100
+    assert full_gallery.export(path) == 100
     assert list(path.parent.iterdir()) == [path]
     row = pq.read_table(path).slice(0, 1).to_pylist()[0]
     assert row["vector"] == pytest.approx(model.embed_images([row["path"]])[0], abs=1e-5)

@@ -1,20 +1,23 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import STAGE, quiet, small_recipe
 
 from dualpath.recipes.scaling import scale_recipe
-from dualpath.training.train import train
+from tests.conftest import STAGE, small_recipe, train_quietly
 
 
 def recipe(epochs=16, batch_size=128, lr=1e-3):
     stage = {**STAGE, "name": "one", "epochs": epochs, "batch_size": batch_size}
-    return small_recipe(scale=6000, stages=[{**stage, "optimizer": {"lr": lr}}])
+    return small_recipe(reference_size=6000, stages=[{**stage, "optimizer": {"lr": lr}}])
 
 
-def test_numbers_stay_where_the_images_are_as_many_as_the_recipe_was_written_for():
+def test_the_reference_number_of_images_leaves_the_recipe_unchanged():
     scaled = scale_recipe(recipe(), 6000)
-    assert scaled == recipe().model_copy(update={"scale": None})
+    assert scaled == recipe().model_copy(update={"reference_size": None})
+
+
+def test_a_recipe_without_a_reference_size_is_unchanged():
+    assert scale_recipe(small_recipe(), 7) == small_recipe()
 
 
 @pytest.mark.parametrize(
@@ -35,11 +38,12 @@ def test_any_number_of_images_gives_a_recipe_that_can_be_trained(images, epochs)
     assert stage.validate_every <= stage.epochs
 
 
-def test_a_bundle_keeps_the_numbers_it_was_trained_with_and_resumes(tmp_path, shapes, cache):
-    told = recipe(epochs=1).model_copy(update={"keep": "last"})
-    model = train(told, shapes, tmp_path, cache=cache, display=quiet())
-    assert model.recipe.scale is None
+@pytest.mark.slow
+def test_a_bundle_contains_the_scaled_recipe_and_resumes(tmp_path, shapes, cache):
+    given = recipe(epochs=1).model_copy(update={"keep": "last"})
+    model = train_quietly(given, shapes, tmp_path, cache=cache)
+    assert model.recipe.reference_size is None
     assert model.recipe.stages[0].epochs == 5
     assert len(model.metrics["history"]) == 5
-    again = train(told, shapes, tmp_path, resume=True, cache=cache, display=quiet())
+    again = train_quietly(given, shapes, tmp_path, resume=True, cache=cache)
     assert again.fingerprint == model.fingerprint

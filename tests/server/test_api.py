@@ -5,9 +5,13 @@ import json
 import math
 import signal
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,70 +19,77 @@ from PIL import Image
 
 import dualpath
 from dualpath.data.manifest import read_manifest
-from tests.serving.conftest import CURVE, running
+from tests.server.conftest import CALIBRATION, Server, running
+
+pytestmark = pytest.mark.slow
 
 
-def test_search_answers_what_the_gallery_finds(client, gallery_folder, bundle):
-    with dualpath.Gallery.open(gallery_folder, model=dualpath.load(bundle)) as gallery:
-        wanted = gallery.search("a red star", top=5, where="kind = 'count'")
-    answer = client.get(
-        "/v1/search", params={"q": "a red star", "top": 5, "where": "kind = 'count'"}
+def search(client: httpx.Client, **query: object) -> list[dict[str, Any]]:
+    hits: list[dict[str, Any]] = client.get("/v1/search", params=query).json()["hits"]
+    return hits
+
+
+def test_a_search_returns_what_the_gallery_finds(
+    client: httpx.Client, gallery_folder: Path, bundle: Path
+) -> None:
+    with dualpath.Gallery.open(gallery_folder, model=bundle) as gallery:
+        expected = gallery.search("a red star", top=5, where="kind = 'count'")
+    query = {"q": "a red star", "top": 5, "where": "kind = 'count'"}
+    results = client.get("/v1/search", params=query).json()
+    assert results["total"] == 100
+    hits = results["hits"]
+    assert [hit["id"] for hit in hits] == [hit.image.id for hit in expected]
+    assert [h["score"] for h in hits] == pytest.approx([h.score for h in expected], abs=1e-5)
+    assert hits[0]["captions"] == list(expected[0].image.captions)
+    assert hits[0]["metadata"]["kind"] == "count"
+
+
+def test_an_uploaded_image_finds_itself(client: httpx.Client, photos: Path) -> None:
+    image = read_manifest(photos).images[5]
+    response = client.post(
+        "/v1/search/image", files={"file": image.path.read_bytes()}, params={"top": 3}
     )
-    details = answer.json()
-    assert details["total"] == 100
-    assert [hit["id"] for hit in details["hits"]] == [hit.image.id for hit in wanted]
-    assert [hit["score"] for hit in details["hits"]] == pytest.approx(
-        [h.score for h in wanted], abs=1e-5
-    )
-    assert details["hits"][0]["captions"] == list(wanted[0].image.captions)
-    assert details["hits"][0]["metadata"]["kind"] == "count"
-
-
-def test_a_image_that_is_sent_finds_itself(client, photos):
-    item = read_manifest(photos).items[5]
-    answer = client.post(
-        "/v1/search/image", files={"file": item.path.read_bytes()}, params={"top": 3}
-    )
-    hits = answer.json()["hits"]
-    assert hits[0]["name"] == item.file_name
+    hits = response.json()["hits"]
+    assert hits[0]["name"] == image.file_name
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
     similar = client.get(f"/v1/items/{hits[0]['id']}/similar", params={"top": 2}).json()["hits"]
     assert [hit["id"] for hit in similar] == [hit["id"] for hit in hits[1:]]
 
 
-def test_matches_have_probabilities_and_a_least_one_can_be_asked_for(judged):
-    with judged.client() as client:
+def test_hits_of_a_sentence_have_probabilities(calibrated_server: Server) -> None:
+    with calibrated_server.client() as client:
         assert client.get("/v1/about").json()["calibrated"]
-        hits = client.get("/v1/search", params={"q": "a red star", "top": 100}).json()["hits"]
+        hits = search(client, q="a red star", top=100)
         for hit in hits:
-            expected = 1 / (1 + math.exp(-(CURVE["slope"] * hit["score"] + CURVE["intercept"])))
-            assert hit["probability"] == pytest.approx(expected)
+            log_odds = CALIBRATION["slope"] * hit["score"] + CALIBRATION["intercept"]
+            assert hit["probability"] == pytest.approx(1 / (1 + math.exp(-log_odds)))
+        similar = client.get(f"/v1/items/{hits[0]['id']}/similar").json()["hits"]
+        assert all(hit["probability"] is None for hit in similar)
+
+
+def test_a_search_can_require_a_minimum_probability(calibrated_server: Server) -> None:
+    with calibrated_server.client() as client:
+        hits = search(client, q="a red star", top=100)
         least = hits[9]["probability"]
-        asked = {"q": "a red star", "top": 100, "min_probability": least}
-        kept = client.get("/v1/search", params=asked).json()["hits"]
-        assert [hit["id"] for hit in kept] == [h["id"] for h in hits if h["probability"] >= least]
-        assert 10 <= len(kept) < 100
-        nothing = client.get("/v1/search", params={"q": "a red star", "min_probability": 1})
-        assert nothing.json()["hits"] == []
-        image = client.get(f"/v1/items/{hits[0]['id']}/similar").json()["hits"]
-        assert all(hit["probability"] is None for hit in image)
-        assert client.get("/v1/search", params={"q": "a", "min_probability": 2}).status_code == 422
+        likely = search(client, q="a red star", top=100, min_probability=least)
+        assert [hit["id"] for hit in likely] == [
+            hit["id"] for hit in hits if hit["probability"] >= least
+        ]
+        assert 10 <= len(likely) < 100
+        assert search(client, q="a red star", min_probability=1) == []
 
 
-def test_an_item_and_its_image(client):
-    hit = client.get("/v1/search", params={"q": "a star", "top": 1}).json()["hits"][0]
+def test_an_item_has_the_image_and_its_metadata(client: httpx.Client) -> None:
+    [hit] = search(client, q="a star", top=1)
     item = client.get(f"/v1/items/{hit['id']}").json()
     assert item == {key: value for key, value in hit.items() if key not in ("score", "probability")}
-    answer = client.get(item["image"], params={"size": 20})
-    assert answer.headers["content-type"] == "image/jpeg"
-    with Image.open(io.BytesIO(answer.content)) as image:
+    response = client.get(item["image"], params={"size": 20})
+    assert response.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(response.content)) as image:
         assert image.size == (20, 20)
-    assert client.get(f"/v1/items/{'0' * 32}").status_code == 404
-    assert client.get(f"/v1/items/{'0' * 32}/image").status_code == 404
-    assert client.get(f"/v1/items/{'0' * 32}/similar").status_code == 404
 
 
-def test_about_names_fields_and_their_values(client):
+def test_about_describes_the_gallery_and_its_fields(client: httpx.Client) -> None:
     about = client.get("/v1/about").json()
     assert about["images"] == 100
     assert about["writable"] is False
@@ -87,124 +98,123 @@ def test_about_names_fields_and_their_values(client):
     assert sum(value["count"] for value in kinds["values"]) == 100
 
 
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ({"q": ""}, "q: "),
-        ({}, "q: "),
-        ({"q": "x" * 1001}, "q: "),
-        ({"q": "x", "top": 0}, "top: "),
-        ({"q": "x", "top": 501}, "top: "),
-        ({"q": "x", "where": "nothing = 3"}, "no image has the field 'nothing'"),
-        ({"q": "x", "where": "kind ="}, "not a filter"),
-    ],
-)
-def test_a_bad_query_is_told_in_one_line(client, query, message):
-    answer = client.get("/v1/search", params=query)
-    assert answer.status_code == 422
-    assert message in answer.json()["detail"]
-    assert "\n" not in answer.json()["detail"]
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_a_server_has_health_checks_and_metrics(client: httpx.Client, prefix: str) -> None:
+    search(client, q="a star")
+    assert client.get(f"{prefix}/healthz").json() == {"status": "ok"}
+    assert client.get(f"{prefix}/readyz").json() == {"status": "ready"}
+    metrics = client.get(f"{prefix}/metrics").text
+    assert 'dualpath_requests_total{method="GET",route="search",status="200"}' in metrics
+    assert "dualpath_batch_queries_bucket" in metrics
+    assert "dualpath_gallery_images 100.0" in metrics
 
 
-def test_probes_and_counts(client):
-    for prefix in ("", "/v1"):
-        assert client.get(f"{prefix}/healthz").json() == {"status": "ok"}
-        assert client.get(f"{prefix}/readyz").json() == {"status": "ready"}
-        counts = client.get(f"{prefix}/metrics").text
-    assert 'dualpath_requests_total{method="GET",route="search",status="200"}' in counts
-    assert "dualpath_batch_queries_bucket" in counts
-    assert "dualpath_gallery_images 100.0" in counts
-
-
-def test_queries_that_come_together_are_embedded_together(client, server):
-    def ask(number):
+def test_simultaneous_queries_are_embedded_in_batches(client: httpx.Client, server: Server) -> None:
+    def ask(number: int) -> list[str]:
         with server.client() as own:
-            return own.get("/v1/search", params={"q": f"a star {number}", "top": 3}).json()["hits"]
+            return [hit["id"] for hit in search(own, q=f"a star {number}", top=3)]
 
     alone = [ask(number) for number in range(4)]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(ask, [number % 4 for number in range(160)]))
     for number, hits in enumerate(together):
-        assert [hit["id"] for hit in hits] == [hit["id"] for hit in alone[number % 4]]
-    counts = client.get("/metrics").text.splitlines()
-    value = {
-        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in counts if line[0] != "#"
-    }
-    assert value["dualpath_batch_queries_sum"] > value["dualpath_batch_queries_count"]
+        assert hits == alone[number % 4]
+    lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines()]
+    values = {name: float(value) for name, value in lines if not name.startswith("#")}
+    assert values["dualpath_batch_queries_sum"] > values["dualpath_batch_queries_count"]
 
 
-def test_images_are_added_and_removed_where_that_is_allowed(bundle, photos, tmp_path):
-    folder, uploads = tmp_path / "gallery", tmp_path / "uploads"
-    with dualpath.Gallery.open(folder, model=dualpath.load(bundle)) as gallery:
+@pytest.fixture
+def writable(bundle: Path, photos: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a server that stores uploads in the folder ``uploads``."""
+    with dualpath.Gallery.open(tmp_path / "gallery", model=bundle) as gallery:
         gallery.add(photos)
-    content = io.BytesIO()
-    Image.new("RGB", (50, 30), "navy").save(content, "PNG")
-    sent = {"file": ("../../evil.py", content.getvalue())}
+    options = ("--uploads", tmp_path / "uploads")
     with (
-        running(folder, tmp_path / "log", "--uploads", uploads) as server,
+        running(tmp_path / "gallery", tmp_path / "log", *options) as server,
         server.client() as client,
     ):
-        form = {"captions": ["a dark rectangle", " "], "metadata": json.dumps({"kind": "plain"})}
-        added = client.post("/v1/items", files=sent, data=form)
-        assert added.status_code == 201
-        item = added.json()
-        assert (item["captions"], item["metadata"]) == (["a dark rectangle"], {"kind": "plain"})
-        kept = list(uploads.iterdir())
-        assert [file.suffix for file in kept] == [".png"]
-        assert item["name"] == kept[0].name
-        found = client.post("/v1/search/image", files=sent, params={"top": 1}).json()["hits"]
-        assert found[0]["id"] == item["id"]
-        again = client.post("/v1/items", files=sent, data={"metadata": '{"count": 1}'})
-        assert again.json()["id"] == item["id"]
-        assert client.get("/v1/about").json()["images"] == 101
-        for metadata, message in (("[", "not valid JSON"), ("[]", "is a JSON object"),
-                                  ('{"count": "many"}', "'count' is 'many'")):  # fmt: skip
-            refused = client.post("/v1/items", files=sent, data={"metadata": metadata})
-            assert refused.status_code == 422
-            assert message in refused.json()["detail"]
-        assert client.delete(f"/v1/items/{item['id']}").status_code == 204
-        assert client.get(f"/v1/items/{item['id']}").status_code == 404
-        assert list(uploads.iterdir()) == []
-        indexed = client.get("/v1/search", params={"q": "x", "top": 1}).json()["hits"][0]
-        assert client.delete(f"/v1/items/{indexed['id']}").status_code == 204
-        assert (photos / indexed["name"]).exists()
-        assert client.get("/v1/about").json()["images"] == 99
+        yield client
 
 
-def test_stopping_finishes_what_is_in_flight(gallery_folder, tmp_path):
+def test_images_can_be_uploaded_replaced_and_removed(
+    writable: httpx.Client, photos: Path, tmp_path: Path
+) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (50, 30), "navy").save(content, "PNG")
+    upload = {"file": ("../../evil.py", content.getvalue())}
+
+    form = {"captions": ["a dark rectangle", " "], "metadata": json.dumps({"kind": "plain"})}
+    added = writable.post("/v1/items", files=upload, data=form)
+    assert added.status_code == 201
+    item = added.json()
+    assert (item["captions"], item["metadata"]) == (["a dark rectangle"], {"kind": "plain"})
+    stored = list((tmp_path / "uploads").iterdir())
+    assert [file.suffix for file in stored] == [".png"]
+    assert item["name"] == stored[0].name
+    hits = writable.post("/v1/search/image", files=upload, params={"top": 1}).json()["hits"]
+    assert hits[0]["id"] == item["id"]
+
+    again = writable.post("/v1/items", files=upload, data={"metadata": '{"count": 1}'})
+    assert again.json()["id"] == item["id"]
+    assert writable.get("/v1/about").json()["images"] == 101
+
+    for metadata, message in (
+        ("[", "not valid JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"count": "many"}', "'count' is 'many'"),
+    ):
+        refused = writable.post("/v1/items", files=upload, data={"metadata": metadata})
+        assert refused.status_code == 422
+        assert message in refused.json()["detail"]
+
+    assert writable.delete(f"/v1/items/{item['id']}").status_code == 204
+    assert writable.get(f"/v1/items/{item['id']}").status_code == 404
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+    [indexed] = search(writable, q="x", top=1)
+    assert writable.delete(f"/v1/items/{indexed['id']}").status_code == 204
+    assert (photos / indexed["name"]).exists()
+    assert writable.get("/v1/about").json()["images"] == 99
+
+
+def test_a_server_that_stops_completes_the_requests_in_progress(
+    gallery_folder: Path, tmp_path: Path
+) -> None:
+    statuses: list[int] = []
+    started = threading.Event()
+
+    def ask(server: Server) -> None:
+        with server.client() as client:
+            started.set()
+            for _ in range(500):
+                try:
+                    statuses.append(client.get("/v1/search", params={"q": "a star"}).status_code)
+                except (httpx.ConnectError, httpx.ReadError):
+                    return
+                except httpx.RemoteProtocolError as error:  # between two requests
+                    assert "without sending a response" in str(error)  # noqa: PT017
+                    return
+
     with running(gallery_folder, tmp_path / "log") as server:
-        answers, begun = [], threading.Event()
-
-        def ask():
-            with server.client() as client:
-                begun.set()
-                for _ in range(500):
-                    try:
-                        answers.append(client.get("/v1/search", params={"q": "a star"}).status_code)
-                    except (httpx.ConnectError, httpx.ReadError):
-                        return
-                    except httpx.RemoteProtocolError as error:  # between two requests
-                        assert "without sending a response" in str(error)  # noqa: PT017
-                        return
-
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(8)]
         for thread in threads:
             thread.start()
-        begun.wait(10)
+        started.wait(10)
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(40) in (0, -signal.SIGTERM)
         for thread in threads:
             thread.join()
-        assert answers
-        assert set(answers) == {200}
+        assert statuses
+        assert set(statuses) == {200}
         assert "Traceback" not in server.log.read_text()
 
 
-def test_the_document_of_the_api_holds_against_made_up_requests(server, client, tmp_path):
-    """schemathesis sends what the OpenAPI document allows, and what it does not."""
-    import sys
-
+def test_the_server_conforms_to_its_openapi_document(
+    server: Server, client: httpx.Client, tmp_path: Path
+) -> None:
+    """schemathesis sends requests that the document allows, and requests that it forbids."""
     document = tmp_path / "openapi.json"
     document.write_text(client.get("/v1/openapi.json").text)
     done = subprocess.run(

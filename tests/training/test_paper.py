@@ -36,7 +36,7 @@ VARIANTS = sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem.startswith(tu
 @pytest.fixture(scope="session")
 def word_vectors(tmp_path_factory, shapes):
     """A file in GloVe's format with the words of the shapes."""
-    words = count_words(read_manifest(shapes).items.captions, "paper")
+    words = count_words(read_manifest(shapes).images.captions, "paper")
     path = tmp_path_factory.mktemp("words") / "words.txt"
     rows = np.random.default_rng(0).normal(size=(len(words), 12))
     lines = [f"{w} {' '.join(f'{v:.4f}' for v in row)}" for w, row in zip(words, rows, strict=True)]
@@ -195,7 +195,7 @@ def test_a_training_on_clusters_resumes_with_the_same_classes(shapes, cache, tmp
 
 
 def test_mined_captions_are_the_hardest_of_other_instances(shapes, tmp_path):
-    items = read_manifest(shapes).split("train").items
+    items = read_manifest(shapes).split("train").images
     words = list(count_words(items.captions, "modern"))
     recipe = small_recipe()
     tokenizer = Tokenizer(words, "modern", recipe.text_encoder.max_words)
@@ -237,14 +237,15 @@ def test_mined_ranking_loss_by_hand():
 
 
 def test_captions_of_an_instance_meet_each_of_its_images(tmp_path):
-    from dualpath.data.table import ImageTable, Item
+    from dualpath.data.record import ImageRecord
+    from dualpath.data.table import ImageTable
 
     items = [
-        Item(f"{n}.png", Path(f"{n}.png"), (f"word{n}",), instance, "train", n)
+        ImageRecord(f"{n}.png", Path(f"{n}.png"), (f"word{n}",), instance, "train", n)
         for n, instance in enumerate(["a", "b", "a"])
     ]
     tokenizer = Tokenizer(["word0", "word1", "word2"], "modern", 4)
-    table = tabulate_captions(ImageTable.of(items), tokenizer, tmp_path)
+    table = tabulate_captions(ImageTable.from_records(items), tokenizer, tmp_path)
     met = set()
     for epoch in range(30):
         plan = EpochPlan(
@@ -260,7 +261,7 @@ def test_kept_features_of_another_grid_are_not_mixed_up(shapes, cache):
         image = {"backbone": "test_resnet", "pretrained": False, "input_size": 64, "grid": grid}
         torch.manual_seed(0)
         encoder = build_network(small_recipe(image_encoder=image), 5).image_encoder.eval()
-        items = read_manifest(shapes).split("val").items
+        items = read_manifest(shapes).split("val").images
         hashes = np.array([f"{number:032x}" for number in range(len(items))], "S32")
         kept = cached_features(encoder, items.paths, hashes, [WHOLE], 64, cache)
         pixels = render(open_image(items[0].path), WHOLE, 64)[None]

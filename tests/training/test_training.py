@@ -91,7 +91,7 @@ def test_only_a_changed_image_is_computed_anew(tmp_path, shapes, monkeypatch):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     recipe = small_recipe(stages=ONE_STAGE)
     train(recipe, folder, tmp_path / "first", cache=tmp_path / "cache", display=quiet())
-    changed = next(i for i in read_manifest(folder).items if i.split == "train").path
+    changed = next(i for i in read_manifest(folder).images if i.split == "train").path
     Image.new("RGB", (40, 40), "red").save(changed)
     seen = []
     forward = ImageEncoder.backbone_features
@@ -127,7 +127,7 @@ def test_interrupted_filling_of_the_cache_continues(tmp_path, shapes, monkeypatc
 
 def test_a_broken_image_stops_before_training_and_is_left_out_when_asked(tmp_path, shapes, cache):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
-    broken = next(i for i in read_manifest(folder).items if i.split == "train").path
+    broken = next(i for i in read_manifest(folder).images if i.split == "train").path
     broken.write_bytes(broken.read_bytes()[:200])
     recipe = small_recipe(stages=ONE_STAGE)
     with pytest.raises(ManifestError, match=rf"1 image is broken.*--skip-broken:\n.*{broken.name}"):
@@ -204,7 +204,7 @@ def test_the_paper_style_trains(tmp_path, shapes, cache, relu):
 
 
 def test_an_epoch_has_every_image_once_and_starts_anywhere(shapes, tmp_path):
-    items = read_manifest(shapes).split("train").items[:33]
+    items = read_manifest(shapes).split("train").images[:33]
     table = tabulate_captions(items, Tokenizer(["red"], "modern", 4), tmp_path)
     options = {"batch_size": 8, "captions_per_image": 2, "seed": (0, 1, 2)}
     plans = list(EpochPlan(table, **options))
@@ -279,7 +279,7 @@ def test_words_without_a_vector_get_random_numbers_of_the_same_spread(tmp_path, 
         text_encoder={**SMALL["text_encoder"], "word_vectors": str(tmp_path / "glove.txt")}
     )
     said = []
-    words = build_vocabulary(recipe, read_manifest(shapes).items, said.append)
+    words = build_vocabulary(recipe, read_manifest(shapes).images, said.append)
     assert any("2 of" in line and "word vectors" in line for line in said)
     network = build_network(
         small_recipe(text_encoder={**SMALL["text_encoder"], "embedding_dim": 4}),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,6 +13,33 @@ from dualpath.types import Progress
 
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def existing_folder(path: Path | None) -> Path | None:
+    """Exit with one line unless a folder exists; an option's callback."""
+    if path is not None and not path.is_dir():
+        _fail(f"{path}: the folder does not exist")
+    return path
+
+
+def existing_folders(paths: list[Path] | None) -> list[Path] | None:
+    """Exit with one line unless all folders exist; an option's callback."""
+    for path in paths or []:
+        existing_folder(path)
+    return paths
+
+
+def existing_path(path: Path | None) -> Path | None:
+    """Exit with one line unless a file or folder exists; an option's callback."""
+    if path is not None and not path.exists():
+        _fail(f"{path}: does not exist")
+    return path
+
+
+def _fail(message: str) -> NoReturn:
+    err_console.print(f"error: {message}", markup=False)
+    raise typer.Exit(1)
+
 
 Cache = Annotated[
     Path | None,
@@ -28,7 +55,7 @@ SkipBroken = Annotated[
 ]
 Data = Annotated[
     Path,
-    typer.Option(help="Folder of captioned images with a manifest.", exists=True, file_okay=False),
+    typer.Option(help="Folder of captioned images with a manifest.", callback=existing_folder),
 ]
 
 

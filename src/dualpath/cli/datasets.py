@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli.console import Cache, bar, err_console, handle_errors, log, out_console
+from dualpath.cli.console import (
+    Cache,
+    bar,
+    err_console,
+    existing_folder,
+    handle_errors,
+    log,
+    out_console,
+)
 from dualpath.datasets.base import DatasetSpec
 from dualpath.datasets.prepare import DATASETS, find_dataset
 
@@ -134,7 +142,7 @@ def check(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder of captioned images with a manifest.", exists=True, file_okay=False
+            help="Folder of captioned images with a manifest.", callback=existing_folder
         ),
     ],
     cache: Cache = None,

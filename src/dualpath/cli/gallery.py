@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dualpath.cli.console import bar, err_console, handle_errors, out_console, print_rows
+from dualpath.cli.console import (
+    bar,
+    err_console,
+    existing_folder,
+    existing_folders,
+    existing_path,
+    handle_errors,
+    out_console,
+    print_rows,
+)
 from dualpath.types import DEFAULT_TOP
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ def add(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images, with a manifest or without.", exists=True, file_okay=False
+            help="Folder of images, with a manifest or without.", callback=existing_folder
         ),
     ],
     model: Model = None,
@@ -45,8 +54,7 @@ def add(
         list[Path] | None,
         typer.Option(
             help="Another folder that the manifest's images may be in. May be repeated.",
-            exists=True,
-            file_okay=False,
+            callback=existing_folders,
             show_default=False,
         ),
     ] = None,
@@ -132,8 +140,7 @@ def search(
         Path | None,
         typer.Option(
             help="Search for images like this image file.",
-            exists=True,
-            dir_okay=False,
+            callback=existing_path,
             show_default=False,
         ),
     ] = None,

@@ -16,6 +16,8 @@ from dualpath.cli.console import (
     Data,
     SkipBroken,
     bar,
+    existing_folder,
+    existing_path,
     handle_errors,
     log,
     out_console,
@@ -66,8 +68,7 @@ def train(
         Path | None,
         typer.Option(
             help="Folder of captioned images with a manifest.",
-            exists=True,
-            file_okay=False,
+            callback=existing_folder,
             show_default=False,
         ),
     ] = None,
@@ -198,7 +199,7 @@ def embed(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images, or a text file with one text per line.", exists=True
+            help="Folder of images, or a text file with one text per line.", callback=existing_path
         ),
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.", dir_okay=False)],
@@ -231,14 +232,13 @@ def embed(
 
 def export(
     bundle: Annotated[
-        Path, typer.Argument(help="Folder of a trained model.", exists=True, file_okay=False)
+        Path, typer.Argument(help="Folder of a trained model.", callback=existing_folder)
     ],
     data: Annotated[
         Path,
         typer.Option(
             help="Folder of captioned images, to calibrate int8 and to check the result.",
-            exists=True,
-            file_okay=False,
+            callback=existing_folder,
         ),
     ],
     runtime: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli.console import handle_errors, log, out_console
+from dualpath.cli.console import existing_folder, handle_errors, log, out_console
 from dualpath.cli.gallery import Address, Model, index_folder, open_gallery
 
 keys_app = typer.Typer(no_args_is_help=True)
@@ -41,8 +41,7 @@ def serve(
         Path | None,
         typer.Option(
             help="Index this folder before serving.",
-            exists=True,
-            file_okay=False,
+            callback=existing_folder,
             show_default=False,
         ),
     ] = None,

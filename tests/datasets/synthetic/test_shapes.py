@@ -5,7 +5,6 @@ import pytest
 from dualpath.data.check import check_folder
 from dualpath.data.manifest import read_manifest
 from dualpath.datasets.synthetic.shapes import write_shapes
-from dualpath.errors import DatasetError
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +60,3 @@ def test_the_check_of_a_folder_finds_nothing_wrong_with_shapes(manifest, tmp_pat
     assert report.counts[:2] == ["400 images (train 360, val 20, test 20)", "2,000 captions"]
     assert not report.warnings
     assert not report.errors
-
-
-def test_too_many_scenes_are_an_error(tmp_path):
-    with pytest.raises(DatasetError, match="split 'train' has fewer than 90,000 different scenes"):
-        write_shapes(tmp_path, scenes=100_000, captions=1, size=16)
