@@ -22,10 +22,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ablation_settings import LEARNING_RATES, Backbone, Setting, all_settings, build_recipe
-from common import command_line, commit
 from rich.console import Console
 from rich.table import Table
+
+from ablation_settings import LEARNING_RATES, Backbone, Setting, all_settings, build_recipe
+from common import command_line, commit
 
 HELD_OUT = 6  # one training instance in this many is held out while learning rates are compared
 COLUMNS = ("", "setting", "lr", "i→t R@1", "t→i R@1", "rsum", "std", "seconds")
@@ -33,9 +34,7 @@ COLUMNS = ("", "setting", "lr", "i→t R@1", "t→i R@1", "rsum", "std", "second
 Result = dict[str, Any]  # metrics of the validation split, and seconds
 
 
-def run(
-    setting: Setting, lr: float, seed: int, data: Path, options: argparse.Namespace
-) -> Result:
+def run(setting: Setting, lr: float, seed: int, data: Path, options: argparse.Namespace) -> Result:
     """Train one setting; read the result if it is stored."""
     epochs = "+".join(str(count) for count, _ in setting.stages)
     name = f"{setting.group}-{setting.name}-{epochs}-{lr:g}-{seed}-{data.name}"

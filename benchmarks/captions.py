@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import torch
-from common import command_line
 from rich.console import Console
 from rich.table import Table
 
+from common import command_line
 from dualpath.data.captions import read_captions
 from dualpath.data.tokenizer import Tokenizer, WordVocabulary, count_words, modern_vocabulary
 from dualpath.data.word_vectors import read_word_vectors

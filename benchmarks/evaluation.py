@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import command_line
 from rich.console import Console
 from rich.table import Table
 
+from common import command_line
 from dualpath.evaluation.protocols import evaluate_all
 from dualpath.types import IntArray, Mask, Vectors
 

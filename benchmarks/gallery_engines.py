@@ -110,7 +110,8 @@ class Postgres:
         self.connection: Any = psycopg.connect(self.server.get_uri(), autocommit=True)
         for command in (
             "create extension vector",
-            f"create table images (id bigint primary key, colour text, year float, v vector({dim}))",
+            "create table images "
+            f"(id bigint primary key, colour text, year float, v vector({dim}))",
             "set hnsw.ef_search = 100",
             "set hnsw.iterative_scan = relaxed_order",
             "set maintenance_work_mem = '6GB'",

@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from common import command_line
-
 import dualpath
+from common import command_line
 
 COMMAND = [sys.executable, "-m", "dualpath", "gallery"]
 

@@ -22,12 +22,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from common import command_line
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from common import command_line
 from dualpath.data.captions import tabulate_captions
 from dualpath.data.manifest import read_manifest
 from dualpath.data.tokenizer import Tokenizer, count_words, modern_vocabulary

@@ -11,9 +11,9 @@ All systems have the same network and train for about the same time:
 - two stages with the ranking loss alone, one negative at random
 - the ranking loss alone, the whole network trained from the start
 
-A factor of the learning rates is chosen for each system by R@1 on the validation split, with seed 0.
-Then each system is measured on the test split by the protocol "person". Finished runs are stored in
---out; a second call continues from them.
+A factor of the learning rates is chosen for each system by R@1 on the validation split, with seed
+0. Then each system is measured on the test split by the protocol "person". Finished runs are stored
+in --out; a second call continues from them.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import command_line, commit
 from rich.console import Console
 from rich.table import Table
 
+from common import command_line, commit
 from dualpath.evaluation.evaluate import evaluate
 from dualpath.recipes.loading import read_recipe
 from dualpath.recipes.schema import Recipe

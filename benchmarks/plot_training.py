@@ -13,8 +13,9 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from common import command_line
 from matplotlib.axes import Axes
+
+from common import command_line
 
 mpl.use("Agg")
 mpl.rcParams["svg.hashsalt"] = "dualpath"

@@ -22,17 +22,16 @@ from pathlib import Path
 
 import httpx
 import psutil
-from common import command_line
-from gallery_engines import CHUNK, Lance, random_vectors
 from rich.console import Console
 from rich.table import Table
 
 import dualpath
+from common import command_line
 from dualpath.gallery.info import register_fields
+from gallery_engines import CHUNK, Lance, random_vectors
 
-WORDS = (
-    "a red blue green big small dog man woman child runs jumps on in grass water snow two"
-).split()
+NOUNS = ("dog", "man", "woman", "child", "grass", "water", "snow")
+WORDS = ("a", "red", "blue", "green", "big", "small", "runs", "jumps", "on", "in", "two", *NOUNS)
 START_SECONDS = 120
 ROUNDS = 4
 
@@ -68,7 +67,7 @@ async def send_requests(url: str, clients: int, seconds: float) -> tuple[list[fl
         generator, end = random.Random(number), time.monotonic() + seconds
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             while time.monotonic() < end:
-                query = {"q": random_sentence(generator), "top": 20}
+                query: dict[str, str | int] = {"q": random_sentence(generator), "top": 20}
                 start = time.perf_counter()
                 answer = await client.get("/v1/search", params=query)
                 durations.append(time.perf_counter() - start)
@@ -100,7 +99,9 @@ def free_port() -> int:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--gallery", type=Path, help="folder of a gallery")
-    parser.add_argument("--model", help="folder of a trained model, for a gallery of random vectors")
+    parser.add_argument(
+        "--model", help="folder of a trained model, for a gallery of random vectors"
+    )
     parser.add_argument("--rows", type=int, default=100_000, help="random vectors; default: 100000")
     parser.add_argument(
         "--out", type=Path, help="gallery of random vectors; its content is deleted first"

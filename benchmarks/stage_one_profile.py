@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from common import command_line
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from common import command_line
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.captions import tabulate_captions
 from dualpath.data.record import ImageRecord

@@ -24,7 +24,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
 sys.path.append(str(Path(__file__).parents[1]))
 
-from common import command_line
 from material import Material
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +31,7 @@ from steps import Steps, cached_feature_steps
 from torch import distributed as dist
 from torch.distributed.tensor.parallel import loss_parallel
 
+from common import command_line
 from dualpath.training.batches import PixelSource
 
 HOSTS = ("10.77.0.1", "10.77.0.2")
@@ -146,9 +146,7 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with a manifest")
     parser.add_argument("--steps", type=int, default=5, help="of each row; default: 5")
-    parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=STAGES, help="default: both"
-    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: both")
     parser.add_argument("--rates", nargs="+", default=RATES, help=f"default: {' '.join(RATES)}")
     parser.add_argument("--host", help=argparse.SUPPRESS)
     options = parser.parse_args()

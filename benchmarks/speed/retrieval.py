@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from evaluation import CAPTIONS_PER_IMAGE, instances, numpy_loop, unit_vectors
 from material import Material
 from timing import Row, compare
 
 import dualpath
 from dualpath.evaluation.protocols import evaluate_all
+from evaluation import CAPTIONS_PER_IMAGE, instances, numpy_loop, unit_vectors
 
 IMAGES, DIM = 5000, 1024
 SENTENCE = "a dog runs through the snow"

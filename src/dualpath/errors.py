@@ -77,7 +77,7 @@ class ProtocolError(DualPathError, ValueError):
 
 
 class MetricError(DualPathError, ValueError):
-    """Vectors that cannot be ranked: shapes differ, values are not finite, or no item is relevant."""
+    """Vectors that cannot be ranked: wrong shapes, values that are not finite, no right item."""
 
 
 class GalleryError(DualPathError, ValueError):

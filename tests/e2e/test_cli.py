@@ -25,9 +25,8 @@ def run(cache):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "evaluate", "embed", "export", "info", "recipes", "gallery", "search", "serve", "keys",
-     "data", "prepare"],
-)  # fmt: skip
+    ["train", "evaluate", "embed", "export", "info", "recipes", "search", "serve", "keys", "data"],
+)
 def test_help_lists_every_command_and_each_has_help_of_its_own(command):
     assert command in run_cli("--help").stdout
     done = run_cli(command, "--help")

@@ -223,7 +223,7 @@ def test_the_server_conforms_to_its_openapi_document(
             "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"
             "response_schema_conformance",
             "--max-examples", "12", "--phases", "examples,coverage,fuzzing", "--seed", "1",
-            "--workers", "2",
+            "--workers", "1",  # in threads, Python 3.11 may fail in ast.parse (cpython#106905)
         ],
         capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
     )  # fmt: skip

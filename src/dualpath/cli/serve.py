@@ -1,5 +1,7 @@
 """``dualpath serve`` and ``dualpath keys``: serve a gallery over HTTP."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +9,24 @@ import typer
 
 from dualpath.cli.console import existing_folder, handle_errors, log, out_console
 from dualpath.cli.gallery import Address, Model, index_folder, open_gallery
+from dualpath.errors import ServerError
 
 keys_app = typer.Typer(no_args_is_help=True)
+
+
+@contextmanager
+def _server_errors() -> Iterator[None]:
+    """Handle errors; a missing package of the server is reported with the extra that has it."""
+    with handle_errors():
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("dualpath"):
+                raise
+            raise ServerError(
+                f"the server needs the package {error.name}: pip install 'dualpath[serve]'"
+            ) from error
+
 
 KeyPath = Annotated[
     Path, typer.Argument(metavar="KEYS", help="File of API keys (JSON).", dir_okay=False)
@@ -48,7 +66,7 @@ def serve(
     rate: Annotated[str, typer.Option(help="Requests that one client may send.")] = "3000/minute",
 ) -> None:
     """Serve a gallery: an API under /v1 and a web page to search it."""
-    with handle_errors():
+    with _server_errors():
         from dualpath.server.access import KeyFile
         from dualpath.server.settings import Settings, secure_settings
 
@@ -72,7 +90,7 @@ def add_key(
     ] = False,
 ) -> None:
     """Create an API key and print it. It is shown only once; the file stores its hash."""
-    with handle_errors():
+    with _server_errors():
         from dualpath.server.access import KeyFile
 
         typer.echo(KeyFile(file).add(name, "write" if write else "read"))
@@ -81,7 +99,7 @@ def add_key(
 @keys_app.command("list")
 def list_keys(file: KeyPath) -> None:
     """List the keys of a file."""
-    with handle_errors():
+    with _server_errors():
         from dualpath.server.access import KeyFile
 
         for key in KeyFile(file).keys:
@@ -93,7 +111,7 @@ def revoke_key(
     file: KeyPath, name: Annotated[str, typer.Argument(help="Name of the key.")]
 ) -> None:
     """Delete a key. Restart running servers to apply the change."""
-    with handle_errors():
+    with _server_errors():
         from dualpath.server.access import KeyFile
 
         KeyFile(file).revoke(name)

@@ -30,7 +30,7 @@ def fit_calibration(
 
     Returns:
         None where the curve cannot be fitted: all captions find their image, none does, or the
-        cosine does not tell.
+        cosine is not higher for right images.
     """
     if len(np.unique(image_instances)) < 2:
         return None

@@ -52,11 +52,11 @@ class EvaluationResult:
     def from_dict(cls, values: dict[str, Any]) -> "EvaluationResult":
         """Read what :meth:`to_dict` returned; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
+        found = {name: value for name, value in values.items() if name in known}
         for name in ("text_to_image", "image_to_text"):
-            if name in kept:
-                kept[name] = RetrievalMetrics(**kept[name])
-        return cls(**kept)
+            if name in found:
+                found[name] = RetrievalMetrics(**found[name])
+        return cls(**found)
 
 
 Protocol = Callable[[Vectors, Vectors, IntArray, IntArray], EvaluationResult]

@@ -1,12 +1,13 @@
-"""How a recipe's epochs, batches and rates follow the number of images.
+"""How epochs, batch sizes and learning rates follow the number of training images.
 
-With k times the images of the recipe's ``scale``:
+With k times the images of the recipe's ``reference_size``:
 
-* epochs fall with the root of k (k times the images train for about root k times as long),
-  between one and five times what the recipe says;
-* batches grow with the root of k, in steps of 32, between 32 and 1,024 and never above an eighth of
-  the images: more images give harder negatives to larger batches;
-* rates follow the root of the batch, as the noise of an adaptive optimiser's step does.
+* epochs are divided by the root of k, so k times the images train about root k times as long; they
+  stay between one and five times what the recipe says;
+* batch sizes are multiplied by the root of k in steps of 32, between 32 and 1,024 and at most an
+  eighth of the images: more images give harder negatives in larger batches;
+* learning rates follow the root of the batch size, as the noise of an adaptive optimiser's step
+  does.
 """
 
 import math
@@ -20,7 +21,7 @@ _SMALLEST, _LARGEST, _STEP = 32, 1024, 32
 
 
 def scale_recipe(recipe: _AnyRecipe, images: int) -> _AnyRecipe:
-    """Return the recipe for so many training images; without ``scale``, as it is."""
+    """Return a recipe for this number of training images; unchanged without ``reference_size``."""
     if recipe.reference_size is None:
         return recipe
     ratio = math.sqrt(images / recipe.reference_size)

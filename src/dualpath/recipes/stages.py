@@ -44,7 +44,7 @@ class ClassifierRecipe(StrictModel):
         shared: false gives images and captions a classifier each (ablation: nothing then ties the
             two encoders together).
         clusters: classes are this many k-means clusters of backbone features instead of the
-            instances (ablation: images of one cluster are then not told apart).
+            instances (ablation: nothing then separates the images of one cluster).
         projection_dim: project features to this many numbers before the classifier. Saves memory
             with millions of classes.
         sample_rate: share of the classes that take part in a step: those of the batch and others

@@ -36,7 +36,7 @@ class StagePlan:
     """A stage: its parameter groups, and its memory in bytes.
 
     Attributes:
-        activations: kept for the backward pass of a batch, extrapolated from two small batches.
+        activations: stored for the backward pass of a batch, extrapolated from two small batches.
     """
 
     name: str
@@ -122,12 +122,12 @@ def _activations(training: _Training, stage: StageRecipe, images: int) -> int:
     """Return the bytes that autograd keeps for a batch of random images and captions."""
     network, recipe = training.network, training.recipe
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    kept: dict[int, int] = {}
+    stored: dict[int, int] = {}
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            stored[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     size, text = recipe.image_encoder.input_size, recipe.text_encoder
@@ -141,4 +141,4 @@ def _activations(training: _Training, stage: StageRecipe, images: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         outputs = network(pixels, token_ids)
     del outputs
-    return sum(kept.values())
+    return sum(stored.values())
