@@ -92,7 +92,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     for mode in MODES:
         table.add_row(*measure(mode, captions, options.word_vectors))
-    Console(soft_wrap=True).print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dualpath.inference.model import load
 from dualpath.models.dual_encoder import build_network
 from dualpath.models.text.transformer import TransformerTextEncoder
 from dualpath.training.feature_cache import cached_text_features
+from dualpath.training.train import seed_weights
 from tests.conftest import ONE_STAGE, STAGE, small_recipe, small_resolved_recipe, train_quietly
 
 FROZEN = {**STAGE, "name": "heads", "backbone": "frozen", "sentence_encoder": "frozen"}
@@ -42,7 +43,7 @@ def passed_sentences(monkeypatch):
 def test_a_frozen_backbone_is_unchanged(tmp_path, shapes, cache):
     recipe = small_resolved_recipe(stages=ONE_STAGE)
     model = train_quietly(recipe, shapes, tmp_path, cache=cache)
-    torch.manual_seed(recipe.seed)
+    seed_weights(recipe)
     network = build_network(recipe, model.tokenizer.num_embeddings)
     fresh = network.image_encoder.backbone.state_dict()
     trained = model.network.image_encoder.backbone.state_dict()
@@ -52,7 +53,7 @@ def test_a_frozen_backbone_is_unchanged(tmp_path, shapes, cache):
 def test_a_stage_that_trains_the_backbone_changes_it(tmp_path, shapes, cache):
     recipe = small_resolved_recipe(stages=[{**ONE_STAGE[0], "backbone": "trained"}])
     model = train_quietly(recipe, shapes, tmp_path, cache=cache)
-    torch.manual_seed(recipe.seed)
+    seed_weights(recipe)
     network = build_network(recipe, model.tokenizer.num_embeddings)
     trained = dict(model.network.image_encoder.backbone.named_parameters())
     for name, parameter in network.image_encoder.backbone.named_parameters():

@@ -1,4 +1,4 @@
-"""Interrupted at any moment and resumed, a training ends with the weights it would have had."""
+"""A training that is interrupted at any moment and resumed ends with the same weights."""
 
 import json
 import os
@@ -6,22 +6,21 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
+import torch
 import yaml
-from rich.console import Console
 from safetensors.torch import load_file
 
 from dualpath.errors import CheckpointError
 from dualpath.recipes.schema import Recipe
-from dualpath.training.checkpoints import load_checkpoint
 from dualpath.training.train import train
-from dualpath.utils.progress import Display
-from tests.conftest import SMALL, quiet, run_cli
+from tests.conftest import SMALL, run_cli, train_quietly
 
-# A checkpoint after every step, so that a kill falls between two at any place; and a last stage
-# that goes on for a while after the moment of the kill, however late a busy machine sends it.
+pytestmark = pytest.mark.slow
+
+# A checkpoint after every step, so that a kill falls between any two of them; and a last stage
+# that is still running when a busy machine sends the signal late.
 first_stage, last_stage = SMALL["stages"]
 RECIPE = {
     **SMALL,
@@ -37,8 +36,15 @@ def recipe_with(**changes) -> Recipe:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, shapes, cache):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train(recipe_with(), shapes, folder, cache=cache, display=quiet())
+    train_quietly(recipe_with(), shapes, folder, cache=cache)
     return folder
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
 
 
 def start(recipe, shapes, out, cache, *options):
@@ -48,17 +54,21 @@ def start(recipe, shapes, out, cache, *options):
     )
 
 
-def wait_for(process, path, stage, epoch, step):
-    """Wait until this process has saved a step at or after the one given."""
+def saved_step(folder):
+    progress = torch.load(folder / "training" / "last.pt", weights_only=True)["progress"]
+    return progress["stage"], progress["epoch"], progress["step"]
+
+
+def wait_for(process, folder, step):
+    """Wait until this process has saved a step (stage, epoch, step) at or after the given one."""
+    path = folder / "training" / "last.pt"
     earlier = path.stat().st_mtime_ns if path.exists() else 0
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")
-        if path.exists() and path.stat().st_mtime_ns > earlier:
-            _, progress = load_checkpoint(path)
-            if (progress.stage, progress.epoch, progress.step) >= (stage, epoch, step):
-                return
+        if path.exists() and path.stat().st_mtime_ns > earlier and saved_step(folder) >= step:
+            return
         time.sleep(0.02)
     raise AssertionError("the training made no progress")
 
@@ -76,68 +86,59 @@ def histories(folder):
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_of_each_stage_and_resumed_it_ends_with_the_same_weights(
-    tmp_path, shapes, cache, uninterrupted, kill
+    tmp_path, shapes, cache, uninterrupted, recipe_file, kill
 ):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
     out, options = tmp_path / "out", []
-    for stage, epoch, step in ((0, 1, 1), (1, 0, 2)):
-        process = start(recipe, shapes, out, cache, *options)
-        wait_for(process, out / "training" / "last.pt", stage, epoch, step)
+    for step in ((0, 1, 1), (1, 0, 2)):
+        process = start(recipe_file, shapes, out, cache, *options)
+        wait_for(process, out, step)
         os.kill(process.pid, kill)
         _, message = process.communicate(timeout=60)
         if kill == signal.SIGINT:
             assert process.returncode == 130
-            assert "interrupted; go on with --resume" in message
+            assert "interrupted; continue with --resume" in message
         options = ["--resume"]
-    done = run_cli("train", recipe, "--data", shapes, "--out", out, "--cache", cache, "--resume")
+    done = run_cli(
+        "train", recipe_file, "--data", shapes, "--out", out, "--cache", cache, "--resume"
+    )
     assert done.returncode == 0, done.stderr
     assert_same_weights(out, uninterrupted)
     assert histories(out) == histories(uninterrupted)
 
 
-def test_a_polite_kill_before_the_first_step_is_an_interruption_too(tmp_path, shapes, cache):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
-    process = start(recipe, shapes, tmp_path / "out", cache)
-    assert "images to train on" in process.stderr.readline()
+def test_sigterm_before_the_first_step_is_an_interruption_too(tmp_path, shapes, cache, recipe_file):
+    process = start(recipe_file, shapes, tmp_path / "out", cache)
+    assert "training images" in process.stderr.readline()
     process.terminate()
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert message.splitlines()[-1] == "interrupted; go on with --resume"
-
-
-class InterruptedDisplay(Display):
-    """Ctrl-C comes when the last step of the first epoch is done."""
-
-    @contextmanager
-    def epoch(self, title, *, total, done):
-        with super().epoch(title, total=total, done=done) as bar:
-            yield bar
-        signal.raise_signal(signal.SIGINT)
+    assert message.splitlines()[-1] == "interrupted; continue with --resume"
 
 
 def test_an_interruption_after_the_last_step_of_an_epoch_is_obeyed(
     tmp_path, shapes, cache, uninterrupted
 ):
-    display = InterruptedDisplay(Console(quiet=True))
+    def interrupt(event):
+        if event.steps and event.step == event.steps:
+            signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        train(recipe_with(), shapes, tmp_path, cache=cache, display=display)
-    _, progress = load_checkpoint(tmp_path / "training" / "last.pt")
-    assert (progress.stage, progress.epoch) == (0, 0)
-    train(recipe_with(), shapes, tmp_path, resume=True, cache=cache, display=quiet())
+        train(recipe_with(), shapes, tmp_path, cache=cache, progress=interrupt)
+    stage, epoch, _ = saved_step(tmp_path)
+    assert (stage, epoch) == (0, 0)
+    train_quietly(recipe_with(), shapes, tmp_path, resume=True, cache=cache)
     assert_same_weights(tmp_path, uninterrupted)
     assert histories(tmp_path) == histories(uninterrupted)
 
 
 def test_a_sampled_classifier_resumes_to_the_same_weights(tmp_path, shapes, cache):
-    sampled = {**RECIPE, "classifier": {"fraction": 0.3, "projection": 16}}
+    sampled = {**RECIPE, "classifier": {"sample_rate": 0.3, "projection_dim": 16}}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(sampled))
     whole, out = tmp_path / "whole", tmp_path / "out"
-    train(Recipe.model_validate(sampled), shapes, whole, cache=cache, display=quiet())
+    train_quietly(Recipe.model_validate(sampled), shapes, whole, cache=cache)
     process = start(recipe, shapes, out, cache)
-    wait_for(process, out / "training" / "last.pt", 1, 0, 2)
+    wait_for(process, out, (1, 0, 2))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     done = run_cli("train", recipe, "--data", shapes, "--out", out, "--cache", cache, "--resume")
@@ -146,40 +147,35 @@ def test_a_sampled_classifier_resumes_to_the_same_weights(tmp_path, shapes, cach
     assert histories(out) == histories(whole)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+def test_the_same_seed_gives_the_same_weights_and_another_seed_different_ones(
     tmp_path, shapes, cache, uninterrupted
 ):
-    train(recipe_with(), shapes, tmp_path / "again", cache=cache, display=quiet())
+    train_quietly(recipe_with(), shapes, tmp_path / "again", cache=cache)
     assert_same_weights(tmp_path / "again", uninterrupted)
-    train(recipe_with(seed=1), shapes, tmp_path / "other", cache=cache, display=quiet())
+    train_quietly(recipe_with(seed=1), shapes, tmp_path / "other", cache=cache)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "other", uninterrupted)
 
 
-def test_a_begun_training_is_not_overwritten(shapes, cache, uninterrupted):
-    with pytest.raises(CheckpointError, match="add --resume to go on with it"):
-        train(recipe_with(), shapes, uninterrupted, cache=cache, display=quiet())
+def test_a_training_is_not_overwritten_by_another(shapes, cache, uninterrupted):
+    with pytest.raises(CheckpointError, match="contains a training already; add --resume"):
+        train_quietly(recipe_with(), shapes, uninterrupted, cache=cache)
 
 
 def test_another_recipe_does_not_resume(shapes, cache, uninterrupted):
     changed = recipe_with(dim=64)
     with pytest.raises(CheckpointError, match=r"another recipe \(dim: 32, now 64\)"):
-        train(changed, shapes, uninterrupted, resume=True, cache=cache, display=quiet())
+        train_quietly(changed, shapes, uninterrupted, resume=True, cache=cache)
+
+
+def test_other_numbers_of_workers_and_checkpoints_resume(shapes, cache, uninterrupted):
+    changed = recipe_with(workers=1, checkpoint_minutes=3)
+    train_quietly(changed, shapes, uninterrupted, resume=True, cache=cache)
 
 
 def test_changed_data_does_not_resume(tmp_path, shapes, cache, uninterrupted):
     rows = (shapes / "metadata.jsonl").read_text().splitlines()
     (tmp_path / "images").symlink_to(shapes / "images")
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows[:-40]))
-    recipe = recipe_with()
-    with pytest.raises(CheckpointError, match="have changed since this training began"):
-        train(recipe, tmp_path, uninterrupted, resume=True, cache=cache, display=quiet())
-
-
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, shapes, cache):
-    recipe = recipe_with(stages=[{**SMALL["stages"][0], "epochs": 1}])
-    train(recipe, shapes, tmp_path, cache=cache, display=quiet())
-    checkpoint = tmp_path / "training" / "last.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"last\.pt: the checkpoint is damaged"):
-        train(recipe, shapes, tmp_path, resume=True, cache=cache, display=quiet())
+    with pytest.raises(CheckpointError, match="have changed since this training was started"):
+        train_quietly(recipe_with(), tmp_path, uninterrupted, resume=True, cache=cache)

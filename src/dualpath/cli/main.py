@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli import datasets, gallery, models, serve
+from dualpath.cli import datasets, gallery, models, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,12 +19,12 @@ _TRAINING = "Train and use a model"
 _SEARCH = "Search images"
 _DATA = "Data"
 
-app.command(rich_help_panel=_TRAINING)(models.train)
+app.command(rich_help_panel=_TRAINING)(train.train)
 app.command(rich_help_panel=_TRAINING)(models.evaluate)
 app.command(rich_help_panel=_TRAINING)(models.embed)
 app.command(rich_help_panel=_TRAINING)(models.export)
 app.command(rich_help_panel=_TRAINING)(models.info)
-app.command(rich_help_panel=_TRAINING)(models.recipes)
+app.command(rich_help_panel=_TRAINING)(train.recipes)
 app.add_typer(
     gallery.app,
     name="gallery",

@@ -1,13 +1,11 @@
 """The trained model: images and texts in, unit vectors out."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from huggingface_hub import HfApi
 from PIL import Image
 
 from dualpath.data.images import decode_image
@@ -15,7 +13,7 @@ from dualpath.data.scan import scan_images
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.transforms import ImageTransform, decode_size, fixed_views
 from dualpath.data.vector_store import VectorStore
-from dualpath.inference.bundle import FILES, BundleContents, find_bundle, read_bundle, write_bundle
+from dualpath.inference.bundle import BundleContents, find_bundle, read_bundle, write_bundle
 from dualpath.inference.calibration import Calibration
 from dualpath.inference.runtimes import (
     EncoderName,
@@ -136,20 +134,11 @@ class DualPath:
         Returns:
             The address of the commit.
         """
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(self.source or "")
-            if self.source is None or not folder.is_dir():
-                folder = Path(temporary)
-                self.save_pretrained(folder)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                allow_patterns=list(FILES),
-                commit_message=commit_message,
-            )
-        return str(commit)
+        from dualpath.inference.hub import push_to_hub
+
+        return push_to_hub(
+            self, repo_id, private=private, token=token, commit_message=commit_message
+        )
 
     @property
     def network(self) -> "DualEncoder":

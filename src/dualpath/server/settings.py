@@ -38,7 +38,7 @@ def secure_settings(settings: Settings, host: str) -> Settings:
     """Check that settings are safe on a host, and complete them.
 
     Without keys, only this machine may reach the server, and only under local host names. This
-    keeps a web page from reaching it under a name of its own (DNS rebinding).
+    prevents a web page from reaching it under a name of its own (DNS rebinding).
 
     Args:
         settings: to check.

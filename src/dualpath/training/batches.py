@@ -85,8 +85,9 @@ class FeatureSource:
         """Return features of the images in ``own``, (n, dim) float32."""
         views = np.random.default_rng(seed).integers(len(self.features), size=len(images))
         drawn = np.empty((own.stop - own.start, self.features[0].shape[1]), np.float32)
-        for row, (image, view) in enumerate(zip(images[own], views[own], strict=True)):
-            drawn[row] = self.features[view][self.rows[view][image]]
+        for view, (features, rows) in enumerate(zip(self.features, self.rows, strict=True)):
+            places = np.flatnonzero(views[own] == view)
+            drawn[places] = features[rows[images[own][places]]]
         return torch.from_numpy(drawn)
 
 

@@ -45,7 +45,7 @@ class Store(Protocol):
         """Replace the metadata. Create the tables if they do not exist."""
 
     def write_lock(self) -> AbstractContextManager[Any]:
-        """Return a context manager that keeps other processes from writing."""
+        """Return a context manager that prevents other processes from writing."""
 
     def upsert(self, table: TableName, rows: pa.Table) -> None:
         """Write rows, all or none. A row replaces the stored row with the same id."""

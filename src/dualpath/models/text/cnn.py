@@ -1,19 +1,18 @@
-"""The text CNN (paper, section 3.2, with the layer table of the authors' code).
+"""The text CNN of the paper (section 3.2, with the layer table of the authors' code).
 
-A word is a position of a 1-D signal. The trunk is made of bottlenecks whose middle convolution
-has width two and sees its own and the *previous* position, so padding to the right of a sentence
-never reaches a word. The layers therefore work on packed rows, (rows, channels), one for each
-position that exists; a convolution of width two is one matrix product over the row and the row
-before it. What "exists" means is the only difference between the two ways to pad:
+A word is a position of a one-dimensional signal. The trunk consists of bottlenecks whose middle
+convolution has width two: it reads a position and the *previous* one, so padding to the right of a
+caption never reaches a word. The layers work on packed rows (``rows.py``). The two ways to pad
+differ in which positions exist:
 
-* **unmasked** (paper): every position from 0 to ``max_words`` exists; padding holds zeros before
-  the embedding's bias, enters the batch statistics and the max pool.
-* **masked**: the positions of words, and those that a stride carries them to, are all there is.
+* **unmasked** (paper): all positions from 0 to ``max_words``. Padding holds zeros before the
+  embedding's bias, and takes part in the batch statistics and in the max pooling.
+* **masked**: the positions of words, and those to which a stride moves them.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,16 @@ from torch import Tensor, nn
 
 from dualpath.models.layers import batch_norm, initialise_linear
 from dualpath.models.text.base import TextEncoder, TextEncoderSpec
+from dualpath.models.text.rows import (
+    Neighbours,
+    convolution_rows,
+    gather_rows,
+    max_pool,
+    mean_pool,
+    number_rows,
+    share_rows,
+    take,
+)
 from dualpath.recipes.stages import ParameterGroup
 
 # Channels of each stage at width 1: (inside its first block, at its output). The other blocks of
@@ -30,18 +39,8 @@ _STRIDES = (1, 2, 2, 1)
 PHASES = math.prod(_STRIDES)
 
 
-class _Neighbours(NamedTuple):
-    """For each row after a convolution, the input rows it reads, counted from 1; 0 is none.
-
-    ``current`` none: the rows stay as they are.
-    """
-
-    previous: Tensor
-    current: Tensor | None
-
-
 class Bottleneck(nn.Module):
-    """1x1, BN, ReLU, width-2, BN, ReLU, 1x1, BN, plus a shortcut, ReLU."""
+    """1x1, BN, ReLU, width 2, BN, ReLU, 1x1, BN, added to a shortcut, ReLU."""
 
     def __init__(self, channels: int, inner: int, out: int, stride: int = 1) -> None:
         super().__init__()
@@ -56,8 +55,8 @@ class Bottleneck(nn.Module):
         if channels != out or stride != 1:
             self.shortcut = nn.Sequential(nn.Linear(channels, out, bias=False), batch_norm(out))
 
-    def forward(self, x: Tensor, neighbours: _Neighbours) -> Tensor:
-        """Map (rows, channels) to (rows after the stride, out channels)."""
+    def forward(self, x: Tensor, neighbours: Neighbours) -> Tensor:
+        """Map (rows, channels) to (rows after the stride, out)."""
         inner = F.relu(self.reduce_norm(self.reduce(x)))
         current = inner
         if neighbours.current is not None:
@@ -70,15 +69,15 @@ class Bottleneck(nn.Module):
 
 
 class TextCNN(TextEncoder):
-    """Embed sentences.
+    """Embed captions.
 
     Args:
         embedding_rows: rows of the word table; row 0 is padding and stays zero.
-        embedding_dim: numbers in a word vector.
-        dim: width of the output.
+        embedding_dim: length of a word vector.
+        dim: length of an embedding.
         width: multiplies the channels of the trunk (1: the paper's 256 to 2048).
         depths: blocks of the four stages.
-        max_words: positions of a sentence where padding is unmasked.
+        max_words: positions of a caption with unmasked padding.
         padding: ``"masked"`` or ``"unmasked"``.
         pooling: over the positions, ``"max"`` (the paper's) or ``"mean"``.
     """
@@ -134,27 +133,34 @@ class TextCNN(TextEncoder):
         )
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Embed sentences placed on the word axis.
+        """Embed captions that are placed on the axis of positions.
 
         Args:
             token_ids: (batch, positions) int64, 0 where there is no word. Unmasked padding needs
-                the ``max_words`` positions that :meth:`place` gives.
+                the ``max_words`` positions that :meth:`place` returns.
 
         Returns:
-            (batch, dim) features before the last ReLU (which the losses of the paper see after,
-            and its test features before).
+            (batch, dim) features before the last ReLU. The losses of the paper use them after it,
+            the test features before it.
         """
         present = self._present(token_ids)
         token_ids = F.pad(token_ids, (0, present.shape[1] - token_ids.shape[1]))
-        # Batch statistics are of all positions, so in training each has a row of its own.
+        # Batch statistics are over all positions, so in training each has a row of its own.
         share = not self.training and not torch.compiler.is_exporting()
+        all_present = not self.masked
         if share:
-            words, rows = _share(token_ids, present)
+            words, rows = share_rows(token_ids, present)
         else:
-            words, rows = take(token_ids, present), number_rows(present)
+            words = take(token_ids, present, all_present=all_present)
+            rows = number_rows(present)
         x = self.embedding_norm(self.embedding(words) + self.embedding_bias)
+        neighbours: Neighbours | None = None
         for block in cast(Iterable[Bottleneck], self.blocks):
-            rows, neighbours = _neighbours(rows, block.stride, share=share)
+            # Without sharing, a block without a stride keeps the rows and their neighbours.
+            if share or block.stride > 1 or neighbours is None or neighbours.current is not None:
+                rows, neighbours = convolution_rows(
+                    rows, block.stride, share=share, all_present=all_present
+                )
             x = block(x, neighbours)
         embedded: Tensor = self.project_norm(self.project(self._pool(x, rows)))
         return embedded
@@ -189,10 +195,10 @@ class TextCNN(TextEncoder):
         return _PlacedTextCNN(self, PHASES if average else 1)
 
     def placements(self, token_ids: Tensor) -> Tensor:
-        """Return in how many ways each sentence can be placed, (batch,) int64.
+        """Return the number of different positions of each caption, (batch,) int64.
 
-        Unmasked: the ``max_words - words + 1`` places of the paper. Masked: what differs is where
-        the strides fall, so one for each of their phases, 4.
+        Unmasked: the ``max_words - words + 1`` positions of the paper. Masked: positions differ in
+        the phase of the strides alone, so there are 4.
 
         Args:
             token_ids: (batch, words) int64, left-aligned.
@@ -203,7 +209,7 @@ class TextCNN(TextEncoder):
         return self.max_words - words.clamp(min=1) + 1
 
     def place(self, token_ids: Tensor, starts: Tensor) -> Tensor:
-        """Place left-aligned sentences so that each begins at its start (position shift).
+        """Move left-aligned captions to the given starts (position shift).
 
         Args:
             token_ids: (batch, words) int64, left-aligned.
@@ -218,15 +224,15 @@ class TextCNN(TextEncoder):
         return token_ids.gather(1, source.clamp(0, token_ids.shape[1] - 1)) * inside
 
     def place_at_random(self, token_ids: Tensor) -> Tensor:
-        """Place each sentence at a start drawn uniformly (paper, section 4.1, position shift)."""
+        """Move each caption to a random start (paper, section 4.1, position shift)."""
         share = torch.rand(len(token_ids), device=token_ids.device)
         return self.place(token_ids, (share * self.placements(token_ids)).long())
 
     def place_everywhere(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Place each sentence at all its starts.
+        """Move each caption to each of its starts.
 
         Returns:
-            token ids (placements, positions), and the sentence of each placement, (placements,).
+            Token ids, (placements, positions), and the caption of each placement, (placements,).
         """
         counts = self.placements(token_ids)
         owners = torch.repeat_interleave(counts)
@@ -242,10 +248,10 @@ class TextCNN(TextEncoder):
         """Return which positions exist, (batch, positions) bool."""
         if not self.masked:
             return torch.ones_like(token_ids, dtype=torch.bool)
-        # One position more than a multiple of the strides, so that none of them drops a word.
+        # One position more than a multiple of the strides, so that no stride drops a word.
         extra = (1 - token_ids.shape[1]) % PHASES
         present = F.pad(token_ids != 0, (0, extra))
-        present[:, 0] |= ~present.any(dim=1)  # an empty sentence is one padding position
+        present[:, 0] |= ~present.any(dim=1)  # an empty caption is one padding position
         return present
 
 
@@ -265,74 +271,3 @@ class _PlacedTextCNN(nn.Module):
         ]
         features: Tensor = self.encoder(torch.cat(placed))
         return features.view(self._placements, token_ids.shape[0], features.shape[1]).sum(dim=0)
-
-
-def number_rows(present: Tensor) -> Tensor:
-    """Number the rows of positions, (batch, positions) int64 from 1; 0 where there is none.
-
-    What is exported to another engine has shapes that do not depend on the words, so there every
-    position has a row, but those that do not exist are nobody's neighbour.
-    """
-    if torch.compiler.is_exporting():
-        rows = torch.arange(1, present.numel() + 1, device=present.device)
-    else:
-        rows = present.flatten().cumsum(0)
-    return rows.view_as(present) * present
-
-
-def take(values: Tensor, present: Tensor) -> Tensor:
-    """Return the values, (batch, positions), of the positions that have a row."""
-    return values.flatten() if torch.compiler.is_exporting() else values[present]
-
-
-def _share(keys: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Give positions of equal keys the same row: the distinct keys, and rows as above."""
-    distinct, which = torch.unique(keys[present], return_inverse=True)
-    return distinct, torch.zeros_like(keys).masked_scatter(present, which + 1)
-
-
-def _neighbours(rows: Tensor, stride: int, *, share: bool) -> tuple[Tensor, _Neighbours]:
-    """Return the rows after a width-2 convolution, and those that it reads.
-
-    With one zero on the left, position i of the output reads i - 1 and i at stride 1, and
-    2i - 1 and 2i at stride 2.
-
-    Args:
-        rows: (batch, positions) int64, the row of each position, counted from 1; 0 is none.
-        share: positions that read the same rows get the same row. What the placements of a
-            sentence have in common, and sentences with each other, is then computed once.
-    """
-    padded = F.pad(rows, (1, 0))
-    current = padded[:, 1::stride]
-    previous = padded[:, 0::stride][:, : current.shape[1]]
-    present = (previous > 0) | (current > 0) if stride > 1 else current > 0
-    if share:
-        base = int(rows.max()) + 1
-        pairs, rows = _share(previous * base + current, present)
-        return rows, _Neighbours(pairs // base, pairs % base)
-    if stride == 1:
-        return rows, _Neighbours(take(previous, present), None)
-    numbered = number_rows(present)
-    return numbered, _Neighbours(take(previous, present), take(current, present))
-
-
-def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Take rows, counted from 1; row 0 is zeros. ``F.embedding`` has the fastest gradient."""
-    return F.embedding(rows, F.pad(x, (0, 0, 1, 0)))
-
-
-def max_pool(x: Tensor, rows: Tensor) -> Tensor:
-    """Maximum over the rows of each sentence, (batch, channels); ``rows`` as numbered above."""
-    rows = rows.where(rows > 0, rows.amax(dim=1, keepdim=True))  # repeats change no maximum
-    return F.embedding(rows - 1, x).amax(dim=1)
-
-
-def mean_pool(x: Tensor, rows: Tensor) -> Tensor:
-    """Mean over the rows of each sentence, (batch, channels); ``rows`` as numbered above."""
-    present = rows > 0
-    lengths = present.sum(dim=1)
-    if torch.compiler.is_exporting():
-        return gather_rows(x, rows).sum(dim=1) / lengths[:, None]
-    owners = torch.repeat_interleave(lengths)
-    total = x.new_zeros(len(rows), x.shape[1]).index_add(0, owners, x[rows[present] - 1])
-    return total / lengths[:, None]

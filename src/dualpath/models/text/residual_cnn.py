@@ -1,10 +1,9 @@
-"""A shallow text CNN for thousands to a million captions, of the four components of the paper.
+"""A shallow text CNN, of the paper's four components, for thousands to a million captions.
 
-The paper's trunk halves the sentence twice and is 11 blocks deep, which a few thousand captions
-cannot train. This one keeps every word: one layer from word vector to channels, then residual
-convolutions that see a word and its two neighbours, then the pooling. It has no strides, so it
-does not matter where a sentence starts and there are no placements to average. Positions without
-a word do not exist (masked padding).
+The paper's trunk halves the caption twice and is 11 blocks deep, which a few thousand captions
+cannot train. This one keeps every word: a layer from word vector to channels, residual convolutions
+over a word and its two neighbours, and pooling. It has no strides, so the position of a caption
+does not matter. Only the positions of words exist (masked padding).
 """
 
 from typing import Literal
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from dualpath.models.layers import batch_norm, initialise_linear
 from dualpath.models.text.base import TextEncoder, TextEncoderSpec
-from dualpath.models.text.cnn import gather_rows, max_pool, mean_pool, number_rows, take
+from dualpath.models.text.rows import gather_rows, max_pool, mean_pool, number_rows, take
 
 
 class ResidualConvolution(nn.Module):
@@ -27,23 +26,23 @@ class ResidualConvolution(nn.Module):
         self.norm = batch_norm(channels)
 
     def forward(self, x: Tensor, previous: Tensor, following: Tensor) -> Tensor:
-        """Map (rows, channels) to the same; the others are row numbers, 0 where there is none."""
-        seen = torch.cat([gather_rows(x, previous), x, gather_rows(x, following)], dim=1)
-        y: Tensor = F.relu(self.norm(self.convolve(seen)))
+        """Map (rows, channels) to the same shape; 0 in the row numbers is a missing neighbour."""
+        window = torch.cat([gather_rows(x, previous), x, gather_rows(x, following)], dim=1)
+        y: Tensor = F.relu(self.norm(self.convolve(window)))
         return x + y
 
 
 class ResidualTextCNN(TextEncoder):
-    """Embed sentences.
+    """Embed captions.
 
     Args:
         embedding_rows: rows of the word table; row 0 is padding and stays zero.
-        embedding_dim: numbers in a word vector.
-        dim: width of the output.
+        embedding_dim: length of a word vector.
+        dim: length of an embedding.
         channels: of the trunk.
-        layers: residual convolutions; 0: a bag of words.
+        layers: number of residual convolutions; 0 gives a bag of words.
         pooling: over the words.
-        dropout: of the pooled features.
+        dropout: dropout rate of the pooled features.
     """
 
     def __init__(
@@ -85,13 +84,13 @@ class ResidualTextCNN(TextEncoder):
         )
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Embed sentences, (batch, positions) int64, 0 where there is no word.
+        """Embed captions, (batch, positions) int64, 0 where there is no word.
 
         Returns:
             (batch, dim) features before the last ReLU.
         """
         present = token_ids != 0
-        present[:, 0] |= ~present.any(dim=1)  # an empty sentence is one padding position
+        present[:, 0] |= ~present.any(dim=1)  # an empty caption is one padding position
         rows = number_rows(present)
         previous = take(F.pad(rows, (1, 0))[:, :-1], present)
         following = take(F.pad(rows, (0, 1))[:, 1:], present)
