@@ -63,6 +63,10 @@ def cli_reference() -> str:
         [*command, "--name", "dualpath"], capture_output=True, text=True, check=True, timeout=120
     )
     _, _, text = done.stdout.partition("\n")  # the page has a title of its own
+    text = re.sub(r"^\* `--help`: .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\*\*Options\*\*:\n\n(?!\*)", "", text, flags=re.MULTILINE)
+    # The lists of subcommands cut their descriptions off; each has a section of its own.
+    text = re.sub(r"^\*\*Commands\*\*:\n\n(\* .*\n)+", "", text, flags=re.MULTILINE)
     return re.sub(r"^#+ `(.*)`$", _command_heading, text, flags=re.MULTILINE)
 
 

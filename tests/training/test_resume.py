@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from dualpath.errors import CheckpointError
 from dualpath.recipes.schema import Recipe
 from dualpath.training.train import train
+from dualpath.utils.progress import Display
 from tests.conftest import SMALL, run_cli, train_quietly
 
 pytestmark = pytest.mark.slow
@@ -115,15 +117,30 @@ def test_sigterm_before_the_first_step_is_an_interruption_too(tmp_path, shapes, 
     assert message.splitlines()[-1] == "interrupted; continue with --resume"
 
 
-def test_an_interruption_after_the_last_step_of_an_epoch_is_obeyed(
-    tmp_path, shapes, cache, uninterrupted
-):
-    def interrupt(event):
-        if event.steps and event.step == event.steps:
-            signal.raise_signal(signal.SIGINT)
+class InterruptedDisplay(Display):
+    """Sends Ctrl-C when the last step of an epoch is finished and saved."""
 
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe_with(), shapes, tmp_path, cache=cache, progress=interrupt)
+    @contextmanager
+    def epoch(self, *arguments, **options):
+        with super().epoch(*arguments, **options) as bar:
+            yield bar
+        signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_in_the_last_step(event):
+    if event.steps and event.step == event.steps:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("when", ["in the last step", "after the last step"])
+def test_an_interruption_at_the_end_of_an_epoch_is_obeyed(
+    tmp_path, shapes, cache, uninterrupted, monkeypatch, when
+):
+    progress = interrupt_in_the_last_step if when == "in the last step" else False
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if when == "after the last step":
+            patch.setattr("dualpath.training.train.Display", InterruptedDisplay)
+        train(recipe_with(), shapes, tmp_path, cache=cache, progress=progress)
     stage, epoch, _ = saved_step(tmp_path)
     assert (stage, epoch) == (0, 0)
     train_quietly(recipe_with(), shapes, tmp_path, resume=True, cache=cache)

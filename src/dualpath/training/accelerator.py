@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -16,7 +17,8 @@ from dualpath.recipes.stages import StageRecipe
 
 def create_accelerator(model: DualPath, folder: Path) -> Accelerator:
     """Return the accelerator of a training, which logs to TensorBoard files in ``folder``."""
-    init_distributed()
+    if init_distributed().device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by default
     # Accelerate would keep the precision of an earlier training in this process.
     AcceleratorState._reset_state()
     unused = model.network.text_encoder.has_unused_parameters

@@ -16,6 +16,8 @@ from dualpath.data.transforms import View, decode_size, fixed_views, preprocess
 from dualpath.training.sampler import BatchPlan
 from dualpath.types import IntArray, Vectors
 
+_MEMORY_SHARE = 0.5  # of a GPU's free memory, for cached features
+
 
 class Batch(NamedTuple):
     """The tensors of a batch of n images and m captions.
@@ -81,6 +83,24 @@ class FeatureSource:
     features: Sequence[Vectors]
     rows: Sequence[IntArray]
 
+    def to(self, device: torch.device) -> "FeatureSource | DeviceFeatureSource":
+        """Return the features on a GPU if they fit there, else this source.
+
+        At most half of the free memory is used.
+        """
+        if device.type != "cuda":
+            return self
+        size = sum(features.nbytes for features in self.features)
+        free, _ = torch.cuda.mem_get_info(device)
+        if size > _MEMORY_SHARE * free:
+            return self
+        return DeviceFeatureSource(
+            [
+                torch.from_numpy(features[rows]).to(device)
+                for features, rows in zip(self.features, self.rows, strict=True)
+            ]
+        )
+
     def draw(self, images: IntArray, seed: int, own: slice) -> torch.Tensor:
         """Return features of the images in ``own``, (n, dim) float32."""
         views = np.random.default_rng(seed).integers(len(self.features), size=len(images))
@@ -89,6 +109,28 @@ class FeatureSource:
             places = np.flatnonzero(views[own] == view)
             drawn[places] = features[rows[images[own][places]]]
         return torch.from_numpy(drawn)
+
+
+@dataclass(frozen=True)
+class DeviceFeatureSource:
+    """The features of a :class:`FeatureSource` in the memory of a device.
+
+    Attributes:
+        features: for each view a (images, dim) float32 tensor.
+    """
+
+    features: Sequence[torch.Tensor]
+
+    def draw(self, images: IntArray, seed: int, own: slice) -> torch.Tensor:
+        """Return the same rows as :meth:`FeatureSource.draw`, on the device."""
+        views = np.random.default_rng(seed).integers(len(self.features), size=len(images))
+        device = self.features[0].device
+        drawn = self.features[0].new_empty(own.stop - own.start, self.features[0].shape[1])
+        for view, features in enumerate(self.features):
+            places = np.flatnonzero(views[own] == view)
+            rows = torch.from_numpy(images[own][places]).to(device)
+            drawn[torch.from_numpy(places).to(device)] = features[rows]
+        return drawn
 
 
 class PairDataset(Dataset[Batch]):
@@ -102,7 +144,7 @@ class PairDataset(Dataset[Batch]):
     def __init__(
         self,
         table: CaptionTable,
-        images: PixelSource | FeatureSource,
+        images: PixelSource | FeatureSource | DeviceFeatureSource,
         text_features: Vectors | None = None,
         targets: Vectors | None = None,
     ) -> None:

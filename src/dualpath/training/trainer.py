@@ -18,13 +18,19 @@ from torch.utils.data import DataLoader
 from dualpath.data.captions import tabulate_captions
 from dualpath.distributed.collectives import world_size
 from dualpath.distributed.process_group import all_reduce_any, peer_failure
-from dualpath.errors import TrainingError
 from dualpath.inference.model import DualPath
 from dualpath.recipes.stages import StageRecipe
 from dualpath.training.accelerator import convert_sync_batchnorm, create_accelerator
-from dualpath.training.batches import Batch, FeatureSource, PairDataset
+from dualpath.training.batches import (
+    Batch,
+    DeviceFeatureSource,
+    FeatureSource,
+    PairDataset,
+    PixelSource,
+)
 from dualpath.training.checkpoints import TrainingState, load_training, save_training
 from dualpath.training.data import TrainingData
+from dualpath.training.loss_queue import LossQueue, not_finite_error
 from dualpath.training.optim import (
     Optimizers,
     build_classifier,
@@ -39,9 +45,8 @@ from dualpath.training.step import step_losses
 from dualpath.training.teacher import Teacher
 from dualpath.training.validation import validate
 from dualpath.utils.memory import trim_heap, tune_malloc
-from dualpath.utils.progress import Display
+from dualpath.utils.progress import Display, EpochBar
 from dualpath.utils.signals import deferred_interrupts, ignore_interrupts
-from dualpath.utils.text import first_n_and_more
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -79,6 +84,7 @@ class Trainer:
         self._classifier = build_classifier(self._recipe, class_of).to(self._accelerator.device)
         self._state = TrainingState()
         self._optimizers: Optimizers | None = None
+        self._queue = LossQueue(self._accelerator.device)
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -121,6 +127,8 @@ class Trainer:
                 self._cache,
                 self._display,
             )
+        if isinstance(data.train.images, FeatureSource):
+            data.train.images = data.train.images.to(self._accelerator.device)
         freeze(network, stage)
         tune_malloc(training=stage.backbone.startswith("trained"))
         trim_heap()
@@ -179,7 +187,9 @@ class Trainer:
         optimizers: Optimizers,
     ) -> None:
         state, plan = self._state, self._remaining_epoch(stage)
-        workers = 0 if isinstance(dataset.images, FeatureSource) else self._recipe.workers
+        decodes = isinstance(dataset.images, PixelSource)
+        workers = self._recipe.workers if decodes else 0
+        on_host = not isinstance(dataset.images, DeviceFeatureSource)
         if workers:
             trim_heap()
         loader = DataLoader(
@@ -188,7 +198,7 @@ class Trainer:
             batch_size=None,
             num_workers=workers,
             worker_init_fn=ignore_interrupts,
-            pin_memory=self._accelerator.device.type == "cuda",
+            pin_memory=on_host and self._accelerator.device.type == "cuda",
         )
         self._network.train()
         self._classifier.train()
@@ -204,20 +214,20 @@ class Trainer:
                     optimizers, lr_multiplier(stage.schedule, step, len(plan), stage.epochs)
                 )
                 batch = batch.to(self._accelerator.device)
-                losses = self._step(stage, batch, teacher, optimizers)
+                losses = self._losses(stage, batch, teacher)
+                self._queue.add(state.step, len(batch.instance_ids), losses)
+                if self._queue.is_due:
+                    self._record_losses(stage, plan, bar)
+                self._update(losses, optimizers)
                 state.step += 1
-                for name, value in losses.items():
-                    state.totals[name] = state.totals.get(name, 0.0) + value
-                bar.update(images=len(batch.instance_ids), losses=losses)
-                self._accelerator.log(
-                    {f"{stage.name}/{name}": value for name, value in losses.items()}, step=step
-                )
                 due = time.monotonic() - self._saved_at >= 60 * self._recipe.checkpoint_minutes
                 stop, due = all_reduce_any(interrupted(), due)
                 if due or stop:
+                    self._record_losses(stage, plan, bar)
                     self._save()
                 if stop:
                     raise KeyboardInterrupt
+            self._record_losses(stage, plan, bar)
         if any(all_reduce_any(interrupted())):  # requested after the last step
             self._save()
             raise KeyboardInterrupt
@@ -236,16 +246,12 @@ class Trainer:
             start=state.step,
         )
 
-    def _step(
-        self,
-        stage: StageRecipe,
-        batch: Batch,
-        teacher: Teacher | None,
-        optimizers: Optimizers,
-    ) -> dict[str, float]:
+    def _losses(
+        self, stage: StageRecipe, batch: Batch, teacher: Teacher | None
+    ) -> dict[str, Tensor]:
         state, recipe = self._state, self._recipe
         place = (recipe.seed, state.stage, state.epoch, state.step)
-        losses = step_losses(
+        return step_losses(
             self._network,
             self._classifier,
             batch,
@@ -256,26 +262,33 @@ class Trainer:
             seed=int(np.random.SeedSequence(place).generate_state(1)[0]),
             accelerator=self._accelerator,
         )
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not np.isfinite(sum(values.values())):
-            raise TrainingError(self._not_finite(stage, values))
+
+    def _update(self, losses: dict[str, Tensor], optimizers: Optimizers) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._accelerator.backward(torch.stack(list(losses.values())).sum())
         for optimizer in optimizers:
             optimizer.step()
-        return values
 
-    def _not_finite(self, stage: StageRecipe, losses: dict[str, float]) -> str:
+    def _record_losses(self, stage: StageRecipe, plan: EpochSampler, bar: EpochBar) -> None:
+        """Check, sum up and log the losses since the last call.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
         state = self._state
-        plan = next(iter(self._remaining_epoch(stage)))
-        names = [self._data.train[int(i)].file_name for i in plan.images]
-        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        return (
-            f"stage {stage.name}, epoch {state.epoch + 1}, step {state.step + 1}: the loss is not "
-            f"finite ({values}); images of the batch: {first_n_and_more(names, 4)}. Lower the "
-            "stage's optimizer.lr, or raise schedule.warmup"
-        )
+        for done in self._queue.read():
+            if not np.isfinite(sum(done.values.values())):
+                rows = plan.plan(done.step).images
+                names = [self._data.train[int(row)].file_name for row in rows]
+                raise not_finite_error(stage.name, state.epoch, done, names)
+            for name, value in done.values.items():
+                state.totals[name] = state.totals.get(name, 0.0) + value
+            bar.update(images=done.images, losses=done.values)
+            self._accelerator.log(
+                {f"{stage.name}/{name}": value for name, value in done.values.items()},
+                step=state.epoch * len(plan) + done.step,
+            )
 
     def _validate(self, stage: StageRecipe, data: StageData) -> None:
         """Measure retrieval on the validation split and save the weights if they are the best."""
