@@ -164,7 +164,7 @@ def main() -> None:
                 runs[setting.key].append(submitted)
         results = {key: [one.result() for one in submitted] for key, submitted in runs.items()}
     title = f"split val, {options.epochs} epochs, {options.seeds} seeds, commit {commit()}"
-    Console(soft_wrap=True).print(as_table(chosen, lrs, results, title))
+    Console(width=120).print(as_table(chosen, lrs, results, title))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    console = Console(soft_wrap=True)
+    console = Console(width=120)
     factors = {system: choose_factor(system, options, console) for system in FACTORS}
     title = f"text to image, split test, {options.seeds} seeds, commit {commit()}"
     table = Table(title=title)

@@ -8,6 +8,7 @@ The names that ``dir(dualpath)`` lists are the public API.
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,10 @@ if TYPE_CHECKING:
     from dualpath.training.train import train
     from dualpath.utils.progress import TrainingEvent
 
-__version__ = _version("dualpath")
+try:
+    __version__ = _version("dualpath")
+except _PackageNotFoundError:  # used from a source tree, without installation
+    __version__ = "0+unknown"
 
 # Where the names are that are imported when they are first used.
 _MODULES = {
