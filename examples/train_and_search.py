@@ -3,7 +3,7 @@
     python examples/train_and_search.py
     python examples/train_and_search.py photos --recipe default
 
-The first command draws 600 images of coloured shapes and trains for some epochs of the recipe
+The first command draws 500 images of coloured shapes and trains for some epochs of the recipe
 "shapes": under a minute on a CPU. The second command trains the recipe "default" on your folder of
 captioned photographs, with a manifest as in the guide "Your own images"; it downloads the weights
 of an image backbone.
@@ -17,7 +17,7 @@ from pathlib import Path
 import dualpath
 from dualpath.datasets.synthetic.shapes import write_shapes
 
-SHORT = ["stages.0.epochs=3", "stages.1.epochs=6"]  # overrides for the drawn shapes
+SHORT = ["stages.0.epochs=2", "stages.1.epochs=6"]  # overrides for the drawn shapes
 QUERIES = ["a big red circle to the left of a small blue square", "three little green stars"]
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     folder = options.folder
     if folder is None:
         folder = options.out / "shapes"
-        write_shapes(folder, scenes=600, size=64)
+        write_shapes(folder, scenes=500, size=64)
     recipe = dualpath.read_recipe(options.recipe, [] if options.folder else SHORT)
 
     # Bars on standard error show the progress. Images without a split are split by the recipe.

@@ -17,23 +17,23 @@ import dualpath
 from dualpath.evaluation.protocols import evaluate_all
 from evaluation import CAPTIONS_PER_IMAGE, instances, numpy_loop, unit_vectors
 
-IMAGES, DIM = 5000, 1024
+DIM = 1024
 SENTENCE = "a dog runs through the snow"
 COMMAND = [sys.executable, "-m", "dualpath"]
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 
 
-def evaluation_rows() -> Iterator[Row]:
+def evaluation_rows(images: int) -> Iterator[Row]:
     """Measure an evaluation of random vectors."""
-    images = unit_vectors(IMAGES, DIM, seed=0)
-    texts = unit_vectors(CAPTIONS_PER_IMAGE * IMAGES, DIM, seed=1)
-    of_images, of_texts = instances(IMAGES)
+    image_vectors = unit_vectors(images, DIM, seed=0)
+    text_vectors = unit_vectors(CAPTIONS_PER_IMAGE * images, DIM, seed=1)
+    of_images, of_texts = instances(images)
     yield compare(
         "evaluation",
-        f"{len(images):,} images x {len(texts):,} captions x {DIM:,} numbers, both directions",
-        lambda: evaluate_all(images, texts, of_images, of_texts),
+        f"{images:,} images x {len(text_vectors):,} captions x {DIM:,} numbers, both directions",
+        lambda: evaluate_all(image_vectors, text_vectors, of_images, of_texts),
         "a straightforward numpy loop over the queries",
-        lambda: numpy_loop(images, texts),
+        lambda: numpy_loop(image_vectors, text_vectors),
         rounds=1,
     )
 

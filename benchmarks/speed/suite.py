@@ -101,6 +101,9 @@ def main() -> None:
     parser.add_argument(
         "--classes", type=int, default=1_000_000, help="of the instance loss; default: 1000000"
     )
+    parser.add_argument(
+        "--evaluated", type=int, default=5000, help="images of the evaluation; default: 5000"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file of all rows")
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; default: all"
@@ -118,7 +121,7 @@ def main() -> None:
             "runtimes": lambda: runtime_rows(material, options.bundles),
             "queries": lambda: sentence_runtime_rows(material, options.bundles),
             "sentences": lambda: sentence_rows(material),
-            "evaluation": evaluation_rows,
+            "evaluation": lambda: evaluation_rows(options.evaluated),
             "gallery": lambda: gallery_rows(material, options.bundles[0], folder),
             "classes": lambda: class_rows(options.classes),
         }

@@ -19,7 +19,7 @@ def show(event: TrainingEvent) -> None:
 
 def train_a_model(data: Path, out: Path) -> DualPath:
     """Train a shipped recipe with changes."""
-    dualpath.prepare("shapes", out=data)
+    dualpath.prepare("flickr8k", data.with_name("raw"), data, split="karpathy")
     recipe = dualpath.read_recipe("default", ["stages.0.epochs=3"])
     epochs: list[int] = [stage.epochs for stage in recipe.stages]
     print(recipe.name, sum(epochs))

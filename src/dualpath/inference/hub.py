@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from dualpath.errors import BundleError
 from dualpath.inference.bundle import FILES
@@ -37,8 +36,8 @@ def push_to_hub(
                 allow_patterns=list(FILES),
                 commit_message=commit_message,
             )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        if isinstance(error, BundleError):
-            raise
+    except BundleError:
+        raise
+    except Exception as error:  # the hub client raises errors of its dependencies
         raise BundleError(f"{repo_id}: cannot be uploaded ({error_reason(error)})") from error
     return str(commit)
