@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a small shapes set, a small recipe, and a model trained on them."""
+"""Fixtures that many tests share: a small shapes set, a small recipe, and a trained model."""
 
 import os
 import subprocess

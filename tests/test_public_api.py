@@ -177,9 +177,7 @@ def test_an_error_of_a_progress_function_stops_the_training(tmp_path, shapes, ca
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        dualpath.train(
-            small_recipe(stages=ONE_STAGE), shapes, tmp_path, cache=cache, progress=fail
-        )
+        dualpath.train(small_recipe(stages=ONE_STAGE), shapes, tmp_path, cache=cache, progress=fail)
 
 
 def test_an_evaluation_returns_a_typed_result(bundle, shapes, cache):
@@ -227,7 +225,7 @@ class Hub(BaseHTTPRequestHandler):
     calls: list[tuple[str, str, bytes]]
     status: int
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.calls.append((self.path, self.headers.get("Authorization", ""), body))
         if self.status != 200:
@@ -244,7 +242,7 @@ class Hub(BaseHTTPRequestHandler):
             url = f"http://{self.headers['Host']}/someone/shapes/commit/abc"
             self._reply({"commitUrl": url, "commitOid": "abc", "success": True})
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self._reply({"sha": "abc", "id": "someone/shapes", "siblings": []})
 
     def _reply(self, content, status=200):
@@ -306,7 +304,7 @@ def test_an_upload_creates_a_repository_and_commits_the_files_of_the_bundle(bund
 
 def test_an_upload_that_the_hub_refuses_is_one_clear_line(bundle, hub):
     hub.status = 403
-    with pytest.raises(BundleError, match="^someone/shapes: cannot be uploaded .*403") as raised:
+    with pytest.raises(BundleError, match=r"^someone/shapes: cannot be uploaded .*403") as raised:
         push(dualpath.load(bundle))
     assert len(str(raised.value).splitlines()) == 1
 

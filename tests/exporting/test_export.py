@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
-from tests.models.sentence_encoder import write_sentence_encoder
 
 import dualpath
 from dualpath import exporting
 from dualpath.errors import BundleError, ExportError
 from dualpath.exporting.export import export
+from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
+from tests.models.sentence_encoder import write_sentence_encoder
 
 SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}  # the converter's time is by layers
 STILL = {**SHALLOW, "position_shift": False}

@@ -70,7 +70,8 @@ def test_a_recipe_does_not_change():
 def test_a_transformer_brings_its_own_tokenizer():
     text = small_recipe(text_encoder={"transformer": "x"}).text_encoder
     assert (text.vocabulary, text.position_shift, text.max_words) == ("subword", False, 64)
-    assert small_recipe(text_encoder={"transformer": "x", "max_words": 9}).text_encoder.max_words == 9
+    longer = small_recipe(text_encoder={"transformer": "x", "max_words": 9}).text_encoder
+    assert longer.max_words == 9
 
 
 @pytest.mark.parametrize(

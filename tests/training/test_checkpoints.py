@@ -56,7 +56,8 @@ def test_the_states_of_both_optimizers_are_read_back(tmp_path):
     from dualpath.models.dual_encoder import build_network
     from tests.conftest import small_resolved_recipe
 
-    network, head = build_network(small_resolved_recipe(), 9), InstanceClassifier(32, torch.arange(7))
+    network = build_network(small_resolved_recipe(), 9)
+    head = InstanceClassifier(32, torch.arange(7))
     optimizers = build_optimizers(OptimizerRecipe(), network, head)
     head(torch.randn(2, 32), torch.randn(2, 32), torch.arange(2), torch.arange(2))[0].backward()
     optimizers.classifier.step()
@@ -144,5 +145,5 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, shapes, cache):
 
 def test_a_checkpoint_that_cannot_be_written_says_so(network, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot be written .*--resume"):
+    with pytest.raises(CheckpointError, match=r"cannot be written .*--resume"):
         save_training(tmp_path / "file" / "last.pt", network, classifier(1), None, TrainingState())

@@ -26,7 +26,8 @@ def test_a_broken_image_stops_before_training_and_can_be_left_out(tmp_path, fold
     broken = read_manifest(folder).split("train").images[0].path
     broken.write_bytes(broken.read_bytes()[:200])
     recipe = small_recipe(stages=ONE_STAGE)
-    with pytest.raises(ManifestError, match=rf"1 image is broken.*--skip-broken .*:\n.*{broken.name}"):
+    message = rf"1 image is broken.*--skip-broken .*:\n.*{broken.name}"
+    with pytest.raises(ManifestError, match=message):
         train_quietly(recipe, folder, tmp_path / "out", cache=cache)
     assert not (tmp_path / "out" / "training").exists()
     model = train_quietly(recipe, folder, tmp_path / "out", skip_broken=True, cache=cache)

@@ -33,9 +33,7 @@ def network(tokenizer):
 
 
 def batch_of(table, images):
-    plan = next(
-        iter(EpochSampler(table, batch_size=images, captions_per_image=1, seed=(0, 0, 0)))
-    )
+    plan = next(iter(EpochSampler(table, batch_size=images, captions_per_image=1, seed=(0, 0, 0))))
     return Batch(
         images=torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8),
         token_ids=torch.from_numpy(table.tokens_of(plan.captions)),

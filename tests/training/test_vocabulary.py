@@ -40,7 +40,7 @@ def test_the_paper_vocabulary_consists_of_the_words_with_a_vector(tmp_path, shap
     assert vocabulary.vectors[1:].tolist() == [[1, -1], [-1, 1]]
 
 
-def test_rare_words_are_left_out_of_the_modern_vocabulary(tmp_path):
+def test_rare_words_are_left_out_of_the_modern_vocabulary():
     recipe = small_recipe(text_encoder=text_encoder(min_count=2))
     lines = []
     vocabulary = build_vocabulary(recipe, ["A red dog", "a dog", "red zebra"], lines.append)

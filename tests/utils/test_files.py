@@ -3,7 +3,9 @@ import pytest
 from dualpath.utils.files import atomic_path, atomic_write
 
 
-@pytest.mark.parametrize(("content", "written"), [("größer\n", "größer\n".encode()), (b"\0a", b"\0a")])
+@pytest.mark.parametrize(
+    ("content", "written"), [("größer\n", "größer\n".encode()), (b"\0a", b"\0a")]
+)
 def test_content_is_written_and_missing_folders_are_created(tmp_path, content, written):
     path = tmp_path / "some" / "folder" / "file"
     atomic_write(path, content)

@@ -134,7 +134,7 @@ def render_condition(
 
 
 def render_literal(value: float | bool) -> str:
-    """Write a number or a boolean, which are written in the same way in the languages of all stores."""
+    """Write a number or a boolean, which look alike in the languages of all stores."""
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
