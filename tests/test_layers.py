@@ -1,5 +1,6 @@
 """Where files are, how long they are, and what they import."""
 
+import ast
 import json
 import pkgutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 import dualpath
 
 SOURCE = Path(dualpath.__file__).parent
-MAX_LINES = 320
+MAX_LINES = 300  # without docstrings
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 TOP_LEVEL = {"__init__", "__main__", "errors", "types"}
 # The folders whose modules run without torch, and the modules in them that need it.
 LIGHT = ("cli", "data", "datasets", "evaluation", "gallery", "inference", "recipes", "server")
@@ -68,8 +70,13 @@ def test_modules_do_not_import_each_other_in_a_circle():
     "file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE))
 )
 def test_no_file_is_too_long_to_read_in_one_sitting(file):
-    lines = file.read_text(encoding="utf-8").count("\n")
-    assert lines <= MAX_LINES
+    text = file.read_text(encoding="utf-8")
+    documented = 0
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            documented += (first.end_lineno or first.lineno) - first.lineno + 1
+    assert text.count("\n") - documented <= MAX_LINES
 
 
 def test_the_top_level_has_only_these_modules():

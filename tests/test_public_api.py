@@ -129,6 +129,7 @@ IMPORT_MODULES_FIRST = IMPORT_ALL.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [IMPORT_ALL, IMPORT_MODULES_FIRST], ids=["names", "modules"])
 def test_functions_stay_functions_after_all_modules_are_imported(code):
     modules = [name for name in submodules() if name != "dualpath.__main__"]

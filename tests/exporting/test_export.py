@@ -1,8 +1,9 @@
+"""Exported encoders give the results of torch and are used when a bundle is loaded."""
+
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,22 +11,23 @@ import onnxruntime
 import pytest
 
 import dualpath
-from dualpath import exporting
 from dualpath.errors import BundleError, ExportError
 from dualpath.exporting.export import export
-from tests.conftest import SMALL, STAGE, quiet, run_cli, small_recipe
-from tests.models.sentence_encoder import write_sentence_encoder
+from dualpath.inference.runtimes import read_exports, write_exports
+from tests.conftest import ONE_STAGE, SMALL, run_cli, small_recipe, train_quietly
 
-SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}  # the converter's time is by layers
+pytestmark = pytest.mark.slow
+
+SHALLOW = {**SMALL["text_encoder"], "depths": (1, 1, 1, 1)}  # conversion takes longer with layers
 STILL = {**SHALLOW, "position_shift": False}
-ONE_STAGE = [{**STAGE, "name": "instance", "backbone": "frozen", "epochs": 1}]
+TEXTS = ["a", "", "a red star", "unheard of", "two small blue circles above a big green square"]
 
 
 @pytest.fixture(scope="module")
 def shallow_bundle(tmp_path_factory, shapes, cache):
     folder = tmp_path_factory.mktemp("shallow")
     recipe = small_recipe(text_encoder={**STILL, "trunk": "residual"}, stages=ONE_STAGE)
-    dualpath.train(recipe, shapes, folder, cache=cache, display=quiet())
+    train_quietly(recipe, shapes, folder, cache=cache)
     return folder
 
 
@@ -39,15 +41,17 @@ def images(shapes):
     return sorted((shapes / "images").iterdir())[:7]
 
 
+def change_exports(folder, **changes):
+    write_exports(folder, [replace(exported, **changes) for exported in read_exports(folder)])
+
+
 def pretend_it_is_fast(folder):
-    """A network this small gains nothing, and torch would rightly be taken."""
-    path = folder / "runtimes.json"
-    entries = json.loads(path.read_text())
-    path.write_text(json.dumps([{**entry, "speedup": 2.0} for entry in entries]))
+    """Record a speedup: a network this small has none, and torch would rightly be used."""
+    change_exports(folder, speedup=2.0)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_an_exported_image_path_is_picked_up_and_gives_what_torch_gives(copy, shapes, runtime):
+def test_an_exported_image_encoder_is_used_and_gives_the_vectors_of_torch(copy, shapes, runtime):
     exported = export(copy, shapes, runtime=runtime)
     assert all(one.cosine > 0.9999 for one in exported)
     pretend_it_is_fast(copy)
@@ -59,48 +63,45 @@ def test_an_exported_image_path_is_picked_up_and_gives_what_torch_gives(copy, sh
     assert got.dtype == np.float32
 
 
-SENTENCES = ["a", "", "a red star", "unheard of", "two small blue circles above a big green square"]
-
-
 @pytest.mark.parametrize(
     ("text", "runtime"),
     [
-        pytest.param(SHALLOW, "openvino", id="the paper's, all placements averaged"),
-        pytest.param({**STILL, "padding": "unmasked"}, "onnxruntime", id="the paper's, unmasked"),
+        pytest.param(SHALLOW, "openvino", id="text CNN, averaged positions"),
+        pytest.param({**STILL, "padding": "unmasked"}, "onnxruntime", id="text CNN, unmasked"),
         pytest.param({**STILL, "trunk": "residual"}, "openvino", id="residual, maximum"),
         pytest.param(
             {**STILL, "trunk": "residual", "pooling": "mean"}, "onnxruntime", id="residual, mean"
         ),
-        pytest.param(None, "openvino", id="a sentence encoder"),
+        pytest.param(None, "openvino", id="sentence encoder"),
     ],
 )
-def test_every_text_path_is_exported_and_gives_what_torch_gives(
-    text, runtime, shapes, cache, tmp_path
+def test_every_text_encoder_is_exported_and_gives_the_vectors_of_torch(
+    text, runtime, shapes, cache, tmp_path, sentence_encoder
 ):
     if text is None:
-        text = {"transformer": str(write_sentence_encoder(tmp_path / "encoder"))}
+        text = {"transformer": str(sentence_encoder)}
     recipe = small_recipe(text_encoder=text, stages=ONE_STAGE)
-    trained = dualpath.train(recipe, shapes, tmp_path / "model", cache=cache, display=quiet())
-    export(tmp_path / "model", shapes, runtime=runtime)
-    pretend_it_is_fast(tmp_path / "model")
-    model = dualpath.load(tmp_path / "model")
+    trained = train_quietly(recipe, shapes, tmp_path, cache=cache)
+    export(tmp_path, shapes, runtime=runtime)
+    pretend_it_is_fast(tmp_path)
+    model = dualpath.load(tmp_path)
     assert model.exported["text_encoder"].runtime == runtime
-    expected = trained.embed_texts(SENTENCES)
-    assert model.embed_texts(SENTENCES) == pytest.approx(expected, abs=1e-5)
-    for sentence, vector in zip(SENTENCES, expected, strict=True):
-        assert model.embed_texts([sentence])[0] == pytest.approx(vector, abs=1e-5)
+    expected = trained.embed_texts(TEXTS)
+    assert model.embed_texts(TEXTS) == pytest.approx(expected, abs=1e-5)
+    for text, vector in zip(TEXTS, expected, strict=True):
+        assert model.embed_texts([text])[0] == pytest.approx(vector, abs=1e-5)
 
 
-def test_placements_in_unmasked_padding_are_left_to_torch(shapes, cache, tmp_path):
+def test_averaged_positions_in_unmasked_padding_stay_in_torch(shapes, cache, tmp_path):
     recipe = small_recipe(text_encoder={**SHALLOW, "padding": "unmasked"}, stages=ONE_STAGE)
-    dualpath.train(recipe, shapes, tmp_path, cache=cache, display=quiet())
-    told = []
-    exported = export(tmp_path, shapes, runtime="onnxruntime", say=told.append)
+    train_quietly(recipe, shapes, tmp_path, cache=cache)
+    lines = []
+    exported = export(tmp_path, shapes, runtime="onnxruntime", log=lines.append)
     assert [one.encoder for one in exported] == ["image_encoder"]
-    assert any("left to torch" in line for line in told)
+    assert any("texts: stay in torch" in line for line in lines)
 
 
-def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes):
+def test_the_command_exports_int8_and_prints_its_recall_beside_that_of_torch(copy, shapes):
     done = run_cli("export", copy, "--data", shapes, "--precision", "int8")
     assert done.returncode == 0, done.stderr
     assert "R@1: torch" in done.stderr
@@ -108,10 +109,10 @@ def test_int8_is_exported_by_command_with_its_recall_beside_torchs(copy, shapes)
     pretend_it_is_fast(copy)
     described = run_cli("info", copy).stdout
     assert "openvino, int8" in described
-    assert "openvino, fp32" in described  # sentences
+    assert "openvino, fp32" in described  # the text encoder
 
 
-def test_onnx_runtime_takes_every_product_of_an_int8_network_in_8_bits(copy, shapes, tmp_path):
+def test_onnx_runtime_computes_every_product_of_an_int8_encoder_in_8_bits(copy, shapes, tmp_path):
     image, _ = export(copy, shapes, runtime="onnxruntime", precision="int8")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "as_it_runs.onnx")
@@ -124,73 +125,86 @@ def test_onnx_runtime_takes_every_product_of_an_int8_network_in_8_bits(copy, sha
     assert image.cosine > 0.9
 
 
-def test_what_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch):
-    real = exporting.evaluate
+def test_int8_that_costs_recall_is_refused_and_not_written(copy, shapes, monkeypatch):
+    from dualpath.exporting import export as module
+
+    real = module.evaluate
 
     def worse_the_second_time(model, *arguments, **options):
-        metrics = real(model, *arguments, **options)
-        if options["cache"].name == "1":
-            metrics["image_to_text"]["recall_at_1"] -= 50
-        return metrics
+        result = real(model, *arguments, **options)
+        if options["cache"].name == "0":
+            return result
+        worse = result.image_to_text.recall_at_1 - 50
+        return replace(result, image_to_text=replace(result.image_to_text, recall_at_1=worse))
 
-    monkeypatch.setattr(exporting, "evaluate", worse_the_second_time)
+    monkeypatch.setattr(module, "evaluate", worse_the_second_time)
     before = set(copy.iterdir())
-    with pytest.raises(ExportError, match="points of R@1"):
+    with pytest.raises(ExportError, match=r"points of R@1 \(image to text\)"):
         export(copy, shapes, precision="int8")
+    assert set(copy.iterdir()) == before
+
+
+def test_features_that_differ_from_torchs_are_refused_and_not_written(copy, shapes, monkeypatch):
+    monkeypatch.setattr("dualpath.exporting.export._LOWEST_COSINE", 1.01)
+    before = set(copy.iterdir())
+    with pytest.raises(ExportError, match="computes other features than torch"):
+        export(copy, shapes, runtime="onnxruntime")
     assert set(copy.iterdir()) == before
 
 
 def test_a_model_that_slides_over_images_is_exported_with_free_sides(shapes, cache, tmp_path):
     image = {**small_recipe().image_encoder.model_dump(mode="json"), "test_size": 40}
     recipe = small_recipe(image_encoder=image, text_encoder=STILL, stages=ONE_STAGE)
-    dualpath.train(recipe, shapes, tmp_path / "slides", cache=cache, display=quiet())
-    assert export(tmp_path / "slides", shapes)[0].cosine > 0.9999
+    train_quietly(recipe, shapes, tmp_path, cache=cache)
+    assert export(tmp_path, shapes)[0].cosine > 0.9999
 
 
-def test_an_export_of_other_weights_is_not_used(copy, shapes):
-    export(copy, shapes)
-    pretend_it_is_fast(copy)
-    path = copy / "runtimes.json"
-    entries = json.loads(path.read_text())
-    path.write_text(json.dumps([{**entry, "fingerprint": "0" * 32} for entry in entries]))
-    with pytest.raises(BundleError, match="other weights"):
+def test_an_export_of_other_weights_is_refused(copy, shapes):
+    export(copy, shapes, runtime="onnxruntime")
+    change_exports(copy, speedup=2.0, fingerprint="0" * 32)
+    with pytest.raises(BundleError, match="exported from other weights than those beside it"):
         dualpath.load(copy)
+    assert dualpath.load(copy, runtime="torch").exported == {}
 
 
-def test_saving_over_a_bundle_removes_what_was_exported_from_it(copy, shapes):
+def test_an_encoder_that_is_slower_than_torch_is_not_used(copy, shapes):
+    export(copy, shapes, runtime="onnxruntime")
+    change_exports(copy, speedup=0.9)
+    assert dualpath.load(copy).exported == {}
+
+
+def test_the_fastest_of_several_exports_is_used(copy, shapes):
+    export(copy, shapes, runtime="onnxruntime")
+    export(copy, shapes, runtime="openvino")
+    speeds = {"onnxruntime": 3.0, "openvino": 2.0}
+    exports = read_exports(copy)
+    assert len(exports) == 4
+    write_exports(copy, [replace(one, speedup=speeds[one.runtime]) for one in exports])
+    used = dualpath.load(copy).exported
+    assert {one.runtime for one in used.values()} == {"onnxruntime"}
+    assert used.keys() == {"image_encoder", "text_encoder"}
+
+
+def test_saving_over_a_bundle_deletes_what_was_exported_from_it(copy, shapes):
     export(copy, shapes, runtime="onnxruntime")
     dualpath.load(copy).save_pretrained(copy)
     assert not list(copy.glob("*.onnx"))
     assert dualpath.load(copy).exported == {}
 
 
-def test_a_damaged_export_is_named(copy, shapes):
+@pytest.mark.parametrize("content", [b"no network", None])
+def test_a_damaged_or_missing_export_is_named(copy, shapes, content):
     export(copy, shapes, runtime="onnxruntime")
     pretend_it_is_fast(copy)
-    (copy / "image_encoder.fp32.onnx").write_bytes(b"no network")
+    file = copy / "image_encoder.fp32.onnx"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
     with pytest.raises(BundleError, match=r"image_encoder\.fp32\.onnx"):
         dualpath.load(copy)
 
 
-INTERRUPTED = """
-import os, signal, sys, time
-import dualpath
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-first, second = dualpath.load(sys.argv[1]), dualpath.load(sys.argv[1])
-assert first.exported["image_encoder"].runtime == "openvino"
-del first
-del second
-try:
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(10)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
-def test_networks_of_openvino_that_go_leave_signals_as_they_were(copy, shapes):
-    export(copy, shapes, runtime="openvino")
-    pretend_it_is_fast(copy)
-    command = [sys.executable, "-c", INTERRUPTED, str(copy)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+def test_a_damaged_list_of_exports_is_named(copy):
+    (copy / "runtimes.json").write_text(json.dumps([{"unknown": 1}]))
+    with pytest.raises(BundleError, match=r"runtimes\.json: damaged"):
+        dualpath.load(copy)
