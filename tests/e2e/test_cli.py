@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, real files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,10 @@ def test_the_version_is_printed():
 
 
 def test_shell_completion_can_be_installed():
-    assert "dualpath" in run_cli("--show-completion", "bash").stdout
+    # Without this, typer takes the shell of the parent process, and there may be none.
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = run_cli("--show-completion", "bash", env=environment)
+    assert "dualpath" in done.stdout, done.stderr
 
 
 def test_the_shipped_recipes_are_listed_with_a_description():
