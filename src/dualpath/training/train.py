@@ -121,10 +121,14 @@ def train(
 def _check_same_recipe(folder: Path, recipe: ResolvedRecipe) -> ResolvedRecipe:
     """Return the recipe to continue with, if it is that of the training in ``folder``."""
     old = read_resolved_recipe(folder / _RECIPE)
-    # The length of word vectors is known once they are read; the other two keys change no result.
+    # The length of word vectors is known once they are read; these keys change no result.
     if recipe.text_encoder.word_vectors or any(stage.distillation for stage in recipe.stages):
         recipe = _with_embedding_dim(recipe, old.text_encoder.embedding_dim)
-    free = {"workers": recipe.workers, "checkpoint_minutes": recipe.checkpoint_minutes}
+    free = {
+        "workers": recipe.workers,
+        "checkpoint_minutes": recipe.checkpoint_minutes,
+        "description": recipe.description,
+    }
     if old.model_copy(update=free) != recipe:
         changed = _differences(old, recipe)
         raise CheckpointError(
