@@ -33,8 +33,8 @@ def run_processes(function, count, folder, *arguments):
 
 def _process(number, count, folder, function, arguments):
     torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=number, world_size=count)
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=number, world_size=count)
     torch.save(function(*arguments), folder / f"{number}.pt")
     dist.destroy_process_group()
 

@@ -105,10 +105,10 @@ def test_the_size_of_chunks_does_not_change_the_ranks(monkeypatch):
     ids_a, ids_b = np.arange(40) % 20, np.arange(60) % 20
     whole = rank_relevant(a, b, ids_a, ids_b)
     monkeypatch.setattr("dualpath.evaluation.metrics._CHUNK_SCORES", 60 * 7)
-    parts = rank_relevant(a, b, ids_a, ids_b)
-    assert whole.first.tolist() == parts.first.tolist()
-    assert whole.average_precision.tolist() == parts.average_precision.tolist()
-    assert whole.inverse_penalty.tolist() == parts.inverse_penalty.tolist()
+    chunked = rank_relevant(a, b, ids_a, ids_b)
+    assert whole.first.tolist() == chunked.first.tolist()
+    assert whole.average_precision.tolist() == chunked.average_precision.tolist()
+    assert whole.inverse_penalty.tolist() == chunked.inverse_penalty.tolist()
 
 
 def test_a_model_that_gives_everything_one_score_gets_the_worst_rank():

@@ -92,12 +92,18 @@ def test_a_local_folder_is_used_without_the_hub(copy):
     assert find_bundle(str(copy)) == copy
 
 
-def test_a_bundle_is_written_over_an_older_one(copy, tmp_path):
+def test_saving_over_a_bundle_deletes_what_was_exported_from_it(copy):
     model = dualpath.load(copy)
-    (copy / "image_encoder.fp32.onnx").touch()  # exported from the older weights
+    exported = ["runtimes.json", "image_encoder.int8.xml", "image_encoder.int8.bin"]
+    exported += ["image_encoder.fp32.onnx", "text_encoder.fp32.onnx"]
+    for name in exported:
+        (copy / name).write_text("[]")
     model.save_pretrained(copy)
-    assert not (copy / "image_encoder.fp32.onnx").exists()
+    assert not {path.name for path in copy.iterdir()} & set(exported)
     assert dualpath.load(copy).fingerprint == model.fingerprint
+
+
+def test_a_bundle_that_cannot_be_written_is_named(bundle, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match=r"file.*: the bundle cannot be written"):
-        model.save_pretrained(tmp_path / "file" / "bundle")
+        dualpath.load(bundle).save_pretrained(tmp_path / "file" / "bundle")

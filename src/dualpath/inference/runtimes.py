@@ -174,9 +174,11 @@ def _open_openvino(path: Path) -> Engine:
 def preserved_signal_stack() -> Iterator[None]:
     """Restore this thread's signal stack after OpenVINO has compiled a network.
 
-    On processors with AMX each compiled network installs a signal stack of its own and later
-    restores the one it found, which may no longer exist (seen with OpenVINO 2026.4.1). Python's
-    signal handlers run on that stack, so Ctrl-C would be a segmentation fault.
+    Each CPU plugin of OpenVINO (one per ``Core``) installs a signal stack. When it is deleted, it
+    restores the stack that it found, which may be that of a plugin deleted before (seen with
+    OpenVINO 2026.4.1). Python's signal handlers run on that stack. The next signal with a handler
+    would then end the process: Ctrl-C, or the end of a child process once a data loader of torch
+    has installed its handler. Not even ``faulthandler`` would report it.
     """
     if sys.platform != "linux":
         yield
