@@ -29,6 +29,7 @@ from dualpath.errors import (
     ManifestError,
     MetricError,
     MiningError,
+    MissingPackageError,
     ProtocolError,
     RecipeError,
     ServerError,
@@ -39,6 +40,7 @@ from dualpath.errors import (
     UnknownImageError,
     WordVectorError,
 )
+from dualpath.utils.extras import needs_extra as _needs_extra
 
 if TYPE_CHECKING:
     from dualpath.data.record import ImageRecord
@@ -114,6 +116,7 @@ __all__ = [
     "ManifestError",
     "MetricError",
     "MiningError",
+    "MissingPackageError",
     "ProtocolError",
     "Ranks",
     "Recipe",
@@ -143,7 +146,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'dualpath' has no attribute '{name}'")
-    value = getattr(import_module(_MODULES[name]), name)
+    with _needs_extra("train", f"dualpath.{name}"):
+        value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

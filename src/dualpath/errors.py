@@ -8,6 +8,10 @@ class DualPathError(Exception):
     """Base class of all errors of this package."""
 
 
+class MissingPackageError(DualPathError, ImportError):
+    """A package that this function needs is not installed; the message names the extra."""
+
+
 class RecipeError(DualPathError, ValueError):
     """A recipe that cannot be read or does not fit; the message names the file and the key."""
 

@@ -4,51 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from dualpath.errors import ExportError
 from dualpath.inference.runtimes import Runtime, preserved_signal_stack
+from dualpath.models.onnx import OnnxSource, save_onnx
 
 
 def convert(
-    module: nn.Module,
-    example: Tensor,
-    dynamic_dims: dict[int, Any],
-    runtime: Runtime,
-    calibration: list[npt.NDArray[Any]],
-    path: Path,
+    source: OnnxSource, runtime: Runtime, calibration: list[npt.NDArray[Any]], path: Path
 ) -> None:
     """Write a module with one input for a runtime.
 
     Args:
-        example: an input.
-        dynamic_dims: the dimensions of the input that may differ from the example's.
         calibration: inputs that set the ranges of int8. Empty: single precision.
     """
-    import onnx
-
-    program = torch.onnx.export(
-        module.eval(),
-        (example,),
-        dynamo=True,
-        dynamic_shapes=(dynamic_dims,),
-        input_names=["batch"],
-        output_names=["features"],
-        verbose=False,
-    )
-    if program is None:
-        raise ExportError("torch returned no ONNX program")
     if runtime == "onnxruntime":
-        onnx.save(program.model_proto, str(path))
+        save_onnx(source, path)
         if calibration:
             _quantise_onnx(path, calibration)
         return
     import openvino
 
-    source = path.parent.with_name(f"{path.stem}.onnx")
-    onnx.save(program.model_proto, str(source))
-    network = openvino.convert_model(source)
+    graph = path.parent.with_name(f"{path.stem}.onnx")
+    save_onnx(source, graph)
+    network = openvino.convert_model(graph)
     if calibration:
         network = _quantise_openvino(network, calibration)
     openvino.save_model(network, path, compress_to_fp16=False)

@@ -4,12 +4,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from dualpath.data.images import read_image_bytes
 from dualpath.data.manifest import read_manifest
@@ -20,19 +19,17 @@ from dualpath.evaluation.metrics import RetrievalMetrics
 from dualpath.evaluation.protocols import EvaluationResult
 from dualpath.exporting.convert import convert
 from dualpath.inference.bundle import find_bundle
+from dualpath.inference.encoders import Encoders
 from dualpath.inference.model import DualPath, load
 from dualpath.inference.runtimes import (
-    EncoderName,
     ExportedEncoder,
     Precision,
     Runtime,
-    open_engine,
     read_exports,
     write_exports,
 )
-from dualpath.models.image_encoder import ImageEncoder
+from dualpath.models.onnx import image_source, text_source
 from dualpath.types import IntArray, Pixels, Vectors
-from dualpath.utils.text import error_reason
 
 _CALIBRATION_IMAGES = 512  # training images that set the ranges of int8
 _COMPARED_CAPTIONS = 128
@@ -41,22 +38,6 @@ _LOWEST_COSINE = 0.999  # of fp32 features with torch's
 _RECALL_LOSS = 0.5  # points of R@1 that int8 may cost
 
 Log = Callable[[str], None]
-
-
-class _ExportedImageEncoder(nn.Module):
-    """The image encoder as a function of pixels, (n, 3, h, w) uint8."""
-
-    def __init__(self, encoder: ImageEncoder, *, slides: bool) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self._slides = slides
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return features, (n, dim)."""
-        features: Tensor = (
-            self.encoder.sliding_forward(pixels) if self._slides else self.encoder(pixels)
-        )
-        return features
 
 
 def export(
@@ -69,8 +50,8 @@ def export(
 ) -> list[ExportedEncoder]:
     """Write the encoders of a bundle for another runtime into the bundle.
 
-    The text encoder is always fp32. It stays in torch if torch's exporter cannot follow it, or if a
-    fixed graph would be slower.
+    A trained bundle has both encoders for ONNX Runtime in single precision already. The text
+    encoder is always fp32.
 
     Args:
         bundle: folder of a trained model.
@@ -99,10 +80,10 @@ def export(
             image = written / f"image_encoder.{precision}.{suffix}"
             exported = [_export_image_encoder(model, images, runtime, precision, image, log)]
             if precision == "int8":
-                converted = _converted(model, "image_encoder", image)
+                converted = _converted(model, exported[0], image)
                 _check_recall(model, converted, data, Path(scratch), log)
             text = written / f"text_encoder.fp32.{suffix}"
-            exported += _export_text_encoder(model, images, runtime, text, log)
+            exported.append(_export_text_encoder(model, images, runtime, text, log))
         except ImportError as error:
             raise ExportError(f"{error.name} is missing: pip install 'dualpath[export]'") from error
         names = [encoder.file for encoder in exported]
@@ -122,40 +103,34 @@ def _export_image_encoder(
     log: Log,
 ) -> ExportedEncoder:
     pixels = _preprocess_some(model, images)
-    test_size = model.recipe.image_encoder.test_size
-    dynamic_dims = {0: torch.export.Dim("images")}
-    if test_size is not None:
-        dynamic_dims[2] = torch.export.Dim("height", min=test_size)
-        dynamic_dims[3] = torch.export.Dim("width", min=test_size)
-    encoder = _ExportedImageEncoder(model.network.image_encoder, slides=test_size is not None)
     calibration = [views[:1] for views in pixels] if precision == "int8" else []
-    example = torch.from_numpy(pixels[0][:1]).repeat(2, 1, 1, 1)
-    convert(encoder, example, dynamic_dims, runtime, calibration, path)
-    converted = _converted(model, "image_encoder", path)
+    convert(image_source(model.network, model.recipe), runtime, calibration, path)
+    exported = ExportedEncoder(runtime, precision, path.name, model.fingerprint, 0.0, None)
+    converted = _converted(model, exported, path)
     batches = [pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH)]
     cosine, speedup = _compare(model.embed_pixels, converted.embed_pixels, batches)
     log(f"images: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
     if precision == "fp32":
         _check_cosine(cosine, runtime)
-    return ExportedEncoder(runtime, precision, path.name, model.fingerprint, cosine, speedup)
+    return replace(exported, cosine=cosine, speedup=speedup)
 
 
 def _export_text_encoder(
     model: DualPath, images: ImageTable, runtime: Runtime, path: Path, log: Log
-) -> list[ExportedEncoder]:
-    average = model.recipe.text_encoder.position_shift
-    module = model.network.text_encoder.export_module(average=average)
-    if module is None:
-        log("texts: stay in torch, which is faster for this text encoder than a fixed graph")
-        return []
-    dynamic_dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("positions", min=2)}
-    example = torch.tensor([[1, 2, 3], [2, 1, 0]])
-    try:
-        convert(module, example, dynamic_dims, runtime, [], path)
-    except torch.onnx.errors.OnnxExporterError as error:
-        log(f"texts: stay in torch, whose exporter does not support it ({error_reason(error)})")
-        return []
-    converted = _converted(model, "text_encoder", path)
+) -> ExportedEncoder:
+    source, positions = text_source(model.network, model.recipe)
+    convert(source, runtime, [], path)
+    exported = ExportedEncoder(
+        runtime,
+        "fp32",
+        path.name,
+        model.fingerprint,
+        0.0,
+        None,
+        encoder="text_encoder",
+        placed_positions=positions,
+    )
+    converted = _converted(model, exported, path)
     captions = [
         [caption]
         for number in _spread(images, _COMPARED_CAPTIONS)
@@ -164,16 +139,19 @@ def _export_text_encoder(
     cosine, speedup = _compare(model.embed_texts, converted.embed_texts, captions)
     log(f"texts: lowest cosine with torch {cosine:.5f}, {speedup:.2f} x as fast")
     _check_cosine(cosine, runtime)
-    exported = ExportedEncoder(
-        runtime, "fp32", path.name, model.fingerprint, cosine, speedup, encoder="text_encoder"
-    )
-    return [exported]
+    return replace(exported, cosine=cosine, speedup=speedup)
 
 
-def _converted(model: DualPath, encoder: EncoderName, path: Path) -> DualPath:
+def _converted(model: DualPath, exported: ExportedEncoder, path: Path) -> DualPath:
     """Return the model with one encoder replaced by the exported one."""
-    engines = {encoder: open_engine(path)}
-    return DualPath(model.network, model.tokenizer, model.recipe, device="cpu", engines=engines)
+    encoders = Encoders(
+        model.recipe,
+        network=model.network,
+        device="cpu",
+        folder=path.parent,
+        exported={exported.encoder: exported},
+    )
+    return DualPath(encoders, model.tokenizer, model.recipe)
 
 
 def _spread(images: ImageTable, count: int) -> IntArray:

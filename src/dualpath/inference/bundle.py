@@ -1,7 +1,8 @@
-"""The bundle: one folder with everything needed to embed images and texts.
+"""The bundle: one folder with everything needed to embed images and texts, with or without torch.
 
-It holds ``model.safetensors`` (weights), ``recipe.yaml``, ``tokenizer.json``, ``metrics.json``,
-``README.md`` (the model card) and, after an export, ``runtimes.json`` with the exported encoders. A
+It holds ``model.safetensors`` (weights), both encoders as ONNX, ``runtimes.json`` (a list of them
+and of further exported encoders), ``recipe.yaml``, ``tokenizer.json``, ``metrics.json`` and
+``README.md`` (the model card). A
 bundle contains neither code nor pickles, and not the classifier of the instance loss, which only
 training needs.
 """
@@ -10,13 +11,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.errors import BundleError, RecipeError
 from dualpath.inference.model_card import model_card
-from dualpath.inference.runtimes import RUNTIMES_FILE
+from dualpath.inference.runtimes import RUNTIMES_FILE, read_exports, write_exports
+from dualpath.inference.weights import WeightsInfo, read_weights_info
 from dualpath.recipes.loading import read_resolved_recipe, write_recipe
 from dualpath.recipes.schema import ResolvedRecipe
 from dualpath.utils.files import atomic_write
@@ -33,25 +32,31 @@ FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, *EXPORTED)
 
 
 class BundleContents(NamedTuple):
-    """What a bundle holds."""
+    """What a bundle holds beside its encoders."""
 
-    network: "DualEncoder"
     tokenizer: Tokenizer
     recipe: ResolvedRecipe
     metrics: dict[str, Any]
+    weights: WeightsInfo
 
 
-def write_bundle(folder: Path, contents: BundleContents) -> None:
-    """Write a bundle: each file whole or not at all, the weights last.
+def write_bundle(
+    folder: Path,
+    network: "DualEncoder",
+    tokenizer: Tokenizer,
+    recipe: ResolvedRecipe,
+    metrics: dict[str, Any],
+) -> None:
+    """Write a bundle: each file whole or not at all, then the weights, then the ONNX encoders.
 
     Encoders that were exported from earlier weights are deleted.
 
     Raises:
         BundleError: a file cannot be written.
+        ExportError: ONNX Runtime computes other features than torch.
     """
-    from dualpath.inference.torch_backend import save_weights
+    from dualpath.inference.torch_backend import save_onnx_encoders, save_weights
 
-    network, tokenizer, recipe, metrics = contents
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in EXPORTED:
@@ -65,12 +70,13 @@ def write_bundle(folder: Path, contents: BundleContents) -> None:
         atomic_write(folder / METRICS, text + "\n")
         atomic_write(folder / CARD, model_card(recipe, tokenizer.num_embeddings - 1, metrics))
         save_weights(network, folder / WEIGHTS)
+        write_exports(folder, save_onnx_encoders(network, recipe, folder))
     except OSError as error:
         raise BundleError(f"{folder}: the bundle cannot be written ({error})") from error
 
 
 def read_bundle(folder: Path) -> BundleContents:
-    """Read a bundle from a folder.
+    """Read a bundle from a folder, without the encoders.
 
     Raises:
         BundleError: a file is missing, damaged or does not fit the others.
@@ -85,10 +91,22 @@ def read_bundle(folder: Path) -> BundleContents:
         metrics = _read_metrics(folder / METRICS)
     except (RecipeError, ValueError) as error:
         raise BundleError(str(error)) from error
-    from dualpath.inference.torch_backend import load_network
+    return BundleContents(tokenizer, recipe, metrics, read_weights_info(folder / WEIGHTS))
 
-    network = load_network(recipe, tokenizer.num_embeddings, folder, folder / WEIGHTS)
-    return BundleContents(network, tokenizer, recipe, metrics)
+
+def add_onnx_encoders(folder: Path, network: "DualEncoder", recipe: ResolvedRecipe) -> None:
+    """Write the ONNX encoders into a bundle of a version that did not have them.
+
+    Raises:
+        ExportError: ONNX Runtime computes other features than torch.
+        OSError: a file cannot be written.
+    """
+    from dualpath.inference.torch_backend import save_onnx_encoders
+
+    added = save_onnx_encoders(network, recipe, folder)
+    files = {exported.file for exported in added}
+    others = [exported for exported in read_exports(folder) if exported.file not in files]
+    write_exports(folder, [*others, *added])
 
 
 def find_bundle(source: str | Path) -> Path:
@@ -105,6 +123,9 @@ def find_bundle(source: str | Path) -> Path:
         return folder
     if len(folder.parts) != 2 or folder.is_absolute():
         raise BundleError(f"{source}: the folder does not exist")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

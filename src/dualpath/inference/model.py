@@ -1,9 +1,9 @@
 """The trained model: images and texts in, unit vectors out."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -13,15 +13,10 @@ from dualpath.data.scan import scan_images
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.transforms import ImageTransform, decode_size, fixed_views
 from dualpath.data.vector_store import VectorStore
-from dualpath.inference.bundle import BundleContents, find_bundle, read_bundle, write_bundle
+from dualpath.inference.bundle import find_bundle, read_bundle, write_bundle
 from dualpath.inference.calibration import Calibration
-from dualpath.inference.runtimes import (
-    EncoderName,
-    Engine,
-    ExportedEncoder,
-    open_engine,
-    select_exports,
-)
+from dualpath.inference.encoders import Encoders, RuntimeChoice
+from dualpath.inference.runtimes import EncoderName, ExportedEncoder
 from dualpath.recipes.schema import ResolvedRecipe
 from dualpath.types import IntArray, Mask, Pixels, Progress, Vectors, no_progress
 from dualpath.utils.memory import tune_malloc
@@ -32,20 +27,19 @@ if TYPE_CHECKING:
     from dualpath.models.dual_encoder import DualEncoder
 
 _STORE_EVERY = 512  # images between two writes to the cache
-_ENGINE_TEXTS = 16  # of more texts, torch is faster: it packs words, and an engine pads them
 _SORTED_BATCHES = 16  # texts are sorted by length within this many batches
 
 
 class DualPath:
     """An image encoder and a text encoder into one space.
 
+    A loaded model needs no torch on a CPU: exported encoders in its bundle compute the vectors.
+
     Attributes:
-        network: the torch module.
         tokenizer: of the text encoder.
         recipe: of the training.
         metrics: of the training, among them ``validation``.
         source: the folder or hub id that the model was loaded from. None after training.
-        exported: the exported encoders that are used instead of torch.
 
     Example::
 
@@ -55,25 +49,22 @@ class DualPath:
 
     def __init__(
         self,
-        network: "DualEncoder",
+        encoders: "Encoders | DualEncoder",
         tokenizer: Tokenizer,
         recipe: ResolvedRecipe,
         metrics: dict[str, Any] | None = None,
         *,
         device: "torch.device | str | None" = None,
         source: str | None = None,
-        engines: Mapping[EncoderName, Engine] | None = None,
     ) -> None:
-        from dualpath.inference.torch_backend import TorchBackend
-
         tune_malloc()
-        self._torch = TorchBackend(network, recipe, device)
-        self._engines = engines or {}
+        if not isinstance(encoders, Encoders):
+            encoders = Encoders(recipe, network=encoders, device=device)
+        self._encoders = encoders
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.metrics = metrics or {}
         self.source = source
-        self.exported: dict[EncoderName, ExportedEncoder] = {}
 
     @classmethod
     def from_pretrained(
@@ -81,13 +72,14 @@ class DualPath:
         source: str | Path,
         *,
         device: "torch.device | str | None" = None,
-        runtime: Literal["fastest", "torch"] = "fastest",
+        runtime: RuntimeChoice = "fastest",
     ) -> "DualPath":
         """Load a bundle.
 
         Args:
             source: a folder, or an id of the Hugging Face hub such as ``user/name``.
-            device: such as ``"cpu"`` or ``"cuda"``. None: a GPU if there is one.
+            device: such as ``"cpu"`` or ``"cuda"``. None: a GPU if there is one and torch is
+                installed. Single texts are embedded on the CPU all the same.
             runtime: ``fastest``: on a CPU, use the fastest exported encoders whose runtime is
                 installed. ``torch``: use torch.
 
@@ -96,23 +88,20 @@ class DualPath:
         """
         folder = find_bundle(source)
         source = str(folder.resolve()) if Path(source).is_dir() else str(source)
-        model = cls(*read_bundle(folder), device=device, source=source)
-        if runtime == "fastest" and model.device.type == "cpu":
-            model.exported = select_exports(folder, lambda: model.fingerprint)
-            model._engines = {
-                encoder: open_engine(folder / exported.file)
-                for encoder, exported in model.exported.items()
-            }
-        return model
+        tokenizer, recipe, metrics, weights = read_bundle(folder)
+        encoders = Encoders.from_bundle(
+            folder, recipe, tokenizer.num_embeddings, weights, device=device, runtime=runtime
+        )
+        return cls(encoders, tokenizer, recipe, metrics, source=source)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a bundle.
+        """Write a bundle, with both encoders as ONNX. Needs torch.
 
         Raises:
             BundleError: a file cannot be written.
+            MissingPackageError: torch is not installed.
         """
-        contents = BundleContents(self.network, self.tokenizer, self.recipe, self.metrics)
-        write_bundle(Path(folder), contents)
+        write_bundle(Path(folder), self.network, self.tokenizer, self.recipe, self.metrics)
 
     def push_to_hub(
         self,
@@ -142,17 +131,22 @@ class DualPath:
 
     @property
     def network(self) -> "DualEncoder":
-        """The torch module."""
-        return self._torch.network
+        """The torch module. torch and the weights are loaded when it is first used."""
+        return self._encoders.backend.network
+
+    @property
+    def exported(self) -> dict[EncoderName, ExportedEncoder]:
+        """The exported encoders that are used instead of torch."""
+        return self._encoders.exported
 
     @property
     def device(self) -> "torch.device":
         """Where torch computes."""
-        return self._torch.device
+        return self._encoders.backend.device
 
     def to(self, device: "torch.device | str") -> "DualPath":
-        """Move the network to a device and return the model."""
-        self._torch.to(device)
+        """Compute with torch on a device from now on; returns the model."""
+        self._encoders.to(device)
         return self
 
     @property
@@ -172,11 +166,11 @@ class DualPath:
 
         Embeddings of models with different fingerprints cannot be compared.
         """
-        return self._torch.fingerprint()
+        return self._encoders.fingerprint
 
     def count_parameters(self) -> dict[str, int]:
         """Return the number of parameters of ``image_encoder`` and ``text_encoder``."""
-        return self._torch.count_parameters()
+        return self._encoders.count_parameters()
 
     def embed_texts(
         self, texts: Sequence[str], *, batch_size: int = 256, progress: Progress = no_progress
@@ -193,19 +187,21 @@ class DualPath:
         if isinstance(texts, str):
             raise TypeError("embed_texts takes a list of texts; write embed_texts([text])")
         vectors = np.empty((len(texts), self.dim), np.float32)
+        engine = self._encoders.uses_text_engine(len(texts))
         for start in range(0, len(texts), _SORTED_BATCHES * batch_size):
             token_ids = self.tokenizer.encode(texts[start : start + _SORTED_BATCHES * batch_size])
-            lengths = (token_ids != 0).sum(axis=1)
-            by_length = np.argsort(lengths, kind="stable")  # equal lengths need no padding
-            for rows in np.split(by_length, range(batch_size, len(by_length), batch_size)):
-                longest = max(1, int(lengths[rows].max()))
-                vectors[start + rows] = self._embed_tokens(token_ids[rows, :longest])
+            lengths = np.maximum((token_ids != 0).sum(axis=1), 1)
+            for rows in _batches_by_length(lengths, batch_size, split=engine):
+                longest = int(lengths[rows[-1]])
+                vectors[start + rows] = self._encoders.embed_tokens(
+                    token_ids[rows, :longest], engine=engine
+                )
                 progress(len(rows))
         return vectors
 
     def embed_text_features(self, features: Vectors) -> Vectors:
         """Embed cached features of a frozen sentence encoder, (n, feature_dim), as unit vectors."""
-        return self._torch.embed_text_features(features)
+        return self._encoders.backend.embed_text_features(features)
 
     def embed_images(
         self,
@@ -247,7 +243,7 @@ class DualPath:
         """Embed the results of :meth:`preprocess` as unit vectors, (images, dim) float32."""
         step = 1 if self._slides else batch_size
         batches = [
-            self._embed_views(np.stack(list(pixels[start : start + step])))
+            self._encoders.embed_images(np.stack(list(pixels[start : start + step])))
             for start in range(0, len(pixels), step)
         ]
         return np.concatenate(batches) if batches else np.empty((0, self.dim), np.float32)
@@ -296,23 +292,8 @@ class DualPath:
         sources = [Path(image) if isinstance(image, str) else image for image in images]
         batch_size = 1 if self._slides else batch_size  # images differ in shape
         for batch in self._transform.batches(sources, batch_size, workers):
-            yield self._embed_views(batch)
+            yield self._encoders.embed_images(batch)
             progress(len(batch))
-
-    def _embed_views(self, batch: Pixels) -> Vectors:
-        """Embed images of one shape, (images, views, 3, h, w) uint8."""
-        engine = self._engines.get("image_encoder")
-        if engine is None:
-            return self._torch.embed_images(batch)
-        features = engine(batch.reshape(-1, *batch.shape[2:]))
-        return _normalise(features.reshape(*batch.shape[:2], -1).sum(axis=1))
-
-    def _embed_tokens(self, token_ids: IntArray) -> Vectors:
-        """Embed texts, (texts, words) int64 padded with 0."""
-        engine = self._engines.get("text_encoder")
-        if engine is not None and len(token_ids) <= _ENGINE_TEXTS:
-            return _normalise(engine(token_ids))
-        return self._torch.embed_tokens(token_ids)
 
     @property
     def _slides(self) -> bool:
@@ -329,13 +310,24 @@ def load(
     source: str | Path,
     *,
     device: "torch.device | str | None" = None,
-    runtime: Literal["fastest", "torch"] = "fastest",
+    runtime: RuntimeChoice = "fastest",
 ) -> DualPath:
     """Load a bundle; see :meth:`DualPath.from_pretrained`."""
     return DualPath.from_pretrained(source, device=device, runtime=runtime)
 
 
-def _normalise(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / np.maximum(lengths, 1e-12)
-    return unit
+def _batches_by_length(lengths: IntArray, batch_size: int, *, split: bool) -> list[IntArray]:
+    """Return the rows of each batch, in order of length.
+
+    Args:
+        lengths: (texts,) words of each text.
+        split: a batch contains texts of one length. Engines compute padding; torch packs words.
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    changes = np.flatnonzero(np.diff(lengths[by_length])) + 1
+    groups = np.split(by_length, changes) if split else [by_length]
+    return [
+        group[start : start + batch_size]
+        for group in groups
+        for start in range(0, len(group), batch_size)
+    ]

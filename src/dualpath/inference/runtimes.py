@@ -1,14 +1,13 @@
-"""The runtimes that execute an encoder on a CPU: ONNX Runtime, OpenVINO, or torch.
+"""The runtimes that execute the encoders of a bundle without torch: ONNX Runtime and OpenVINO.
 
-:mod:`dualpath.exporting` writes ``runtimes.json`` and one encoder for each runtime and precision
-into a bundle. Loading the bundle takes the fastest exported encoder whose runtime is installed.
-
-torch itself is imported at call time alone, by :func:`has_gpu`, :func:`limit_threads` and
-:mod:`dualpath.inference.torch_backend`.
+Every bundle carries both encoders for ONNX Runtime in single precision. :mod:`dualpath.exporting`
+adds further ones. ``runtimes.json`` lists them. Loading a bundle takes the fastest of each encoder
+whose runtime is installed.
 """
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +40,10 @@ class ExportedEncoder:
         fingerprint: of the weights it was exported from.
         cosine: lowest cosine between its features and torch's on the images or captions compared.
         speedup: over torch on the exporting machine: median of batches of 16 images, or of single
-            captions.
+            captions. None: not measured.
+        placed_positions: of a text encoder. A number: the caller places each caption at every start
+            on an axis of so many positions, and adds the features
+            (:func:`dualpath.inference.placements.place_everywhere`).
     """
 
     runtime: Runtime
@@ -49,11 +51,13 @@ class ExportedEncoder:
     file: str
     fingerprint: str
     cosine: float
-    speedup: float
+    speedup: float | None
     encoder: EncoderName = "image_encoder"
+    placed_positions: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.runtime}, {self.precision} ({self.speedup:.1f} x torch at export)"
+        name = f"{self.runtime}, {self.precision}"
+        return name if self.speedup is None else f"{name} ({self.speedup:.1f} x torch at export)"
 
 
 def read_exports(folder: Path) -> list[ExportedEncoder]:
@@ -77,20 +81,20 @@ def write_exports(folder: Path, exports: list[ExportedEncoder]) -> None:
     atomic_write(folder / RUNTIMES_FILE, text + "\n")
 
 
-def select_exports(
-    folder: Path, fingerprint: Callable[[], str]
-) -> dict[EncoderName, ExportedEncoder]:
-    """Return the fastest exported encoders that are faster than torch and can run here.
+def select_exports(folder: Path, fingerprint: str) -> dict[EncoderName, ExportedEncoder]:
+    """Return the fastest exported encoders that can run here.
+
+    Where nothing was measured, an encoder counts as fast as torch.
 
     Raises:
-        BundleError: one of them was exported from other weights than ``fingerprint()``.
+        BundleError: one of them was exported from other weights than those of ``fingerprint``.
     """
     fastest: dict[EncoderName, ExportedEncoder] = {}
-    for exported in sorted(read_exports(folder), key=lambda exported: exported.speedup):
-        if exported.speedup > 1 and find_spec(exported.runtime) is not None:
+    for exported in sorted(read_exports(folder), key=lambda exported: exported.speedup or 1.0):
+        if find_spec(exported.runtime) is not None:
             fastest[exported.encoder] = exported
     for exported in fastest.values():
-        if exported.fingerprint != fingerprint():
+        if exported.fingerprint != fingerprint:
             raise BundleError(
                 f"{folder / exported.file}: exported from other weights than those beside it; "
                 f"export again, or delete {RUNTIMES_FILE}"
@@ -99,7 +103,7 @@ def select_exports(
 
 
 def open_engine(path: Path) -> Engine:
-    """Open an exported encoder; it uses as many threads as torch.
+    """Open an exported encoder; it computes with :func:`num_threads` threads.
 
     Raises:
         BundleError: the file is missing or damaged.
@@ -115,24 +119,36 @@ def open_engine(path: Path) -> Engine:
 
 
 def has_gpu() -> bool:
-    """Return whether torch can compute on a GPU of NVIDIA's kind."""
-    import torch
+    """Return whether torch is installed and this machine has a GPU of NVIDIA.
 
-    return torch.cuda.is_available()
+    The driver is asked, since torch takes seconds to import.
+    """
+    if find_spec("torch") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return not failed and count.value > 0
 
 
 def num_threads() -> int:
-    """Return the number of threads that torch computes with."""
-    import torch
-
-    return torch.get_num_threads()
+    """Return the number of threads of an engine: ``OMP_NUM_THREADS``, else the CPUs it may use."""
+    configured = os.environ.get("OMP_NUM_THREADS", "")
+    if configured.isdecimal() and int(configured) > 0:
+        return int(configured)
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def limit_threads(count: int) -> None:
-    """Let torch and the engines opened from now on compute with this many threads."""
-    import torch
-
-    torch.set_num_threads(count)
+    """Let engines that are opened from now on compute with this many threads, and torch, too."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def _open_onnxruntime(path: Path) -> Engine:

@@ -8,15 +8,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dualpath.errors import BackboneError, BundleError, TextEncoderError
+from dualpath.errors import BackboneError, BundleError, ExportError, TextEncoderError
+from dualpath.inference.runtimes import EncoderName, Engine, ExportedEncoder, open_engine
+from dualpath.inference.weights import WEIGHTS_FORMAT
 from dualpath.models.dual_encoder import DualEncoder, build_network
 from dualpath.models.fingerprint import fingerprint
 from dualpath.models.layers import evaluation_mode
+from dualpath.models.onnx import OnnxSource, image_source, save_onnx, text_source
 from dualpath.recipes.schema import ResolvedRecipe
 from dualpath.types import Pixels, Vectors
 from dualpath.utils.files import atomic_path
 
-_FORMAT = "dualpath-1"
+_LOWEST_COSINE = 0.9999  # of the features of ONNX Runtime with those of torch
 _FEATURE_CHUNK = 2048  # cached features in one pass through the head
 
 
@@ -76,9 +79,10 @@ class TorchBackend:
 def save_weights(network: DualEncoder, path: Path) -> None:
     """Write the weights of a network, whole or not at all; raises ``OSError`` if it fails."""
     state = {name: t.contiguous().cpu() for name, t in network.state_dict().items()}
+    metadata = {"format": WEIGHTS_FORMAT, "fingerprint": fingerprint(network)}
     try:
         with atomic_path(path) as temporary:
-            save_file(state, temporary, metadata={"format": _FORMAT})
+            save_file(state, temporary, metadata=metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -97,8 +101,6 @@ def load_network(
         raise BundleError(f"{folder}: {error}") from error
     try:
         with safe_open(weights, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != _FORMAT:
-                raise BundleError(f"{weights}: not the weights of a DualPath bundle")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{weights}: damaged or truncated ({error}); copy it again") from error
@@ -109,6 +111,68 @@ def load_network(
             f"{weights}: does not fit the recipe beside it; were files of two bundles mixed?"
         ) from error
     return network.eval()
+
+
+def save_onnx_encoders(
+    network: DualEncoder, recipe: ResolvedRecipe, folder: Path
+) -> list[ExportedEncoder]:
+    """Write both encoders as ONNX in single precision, and compare them with torch's.
+
+    Returns:
+        What ``runtimes.json`` lists about them.
+
+    Raises:
+        ExportError: ONNX Runtime computes other features than torch.
+        OSError: a file cannot be written.
+    """
+    text, positions = text_source(network, recipe)
+    sources: dict[EncoderName, OnnxSource] = {
+        "image_encoder": image_source(network, recipe),
+        "text_encoder": text,
+    }
+    written = []
+    for encoder, source in sources.items():
+        path = folder / f"{encoder}.fp32.onnx"
+        with evaluation_mode(network):
+            with atomic_path(path) as temporary:
+                save_onnx(source, temporary)
+            cosine = _lowest_cosine(source, open_engine(path))
+        if cosine < _LOWEST_COSINE:
+            path.unlink()
+            raise ExportError(
+                f"{path}: ONNX Runtime computes other features than torch (cosine {cosine:.4f})"
+            )
+        written.append(
+            ExportedEncoder(
+                "onnxruntime",
+                "fp32",
+                path.name,
+                fingerprint(network),
+                cosine,
+                speedup=None,
+                encoder=encoder,
+                placed_positions=positions if encoder == "text_encoder" else None,
+            )
+        )
+    return written
+
+
+def _lowest_cosine(source: OnnxSource, engine: Engine) -> float:
+    """Return the lowest cosine between the features of an engine and of torch."""
+    module, example, dynamic_dims = source
+    device = next(module.parameters()).device
+    cosines = []
+    for batch in (example, example[:1], example.repeat(3, *[1] * (example.ndim - 1))):
+        inputs = [batch]
+        if 1 in dynamic_dims:  # captions of other lengths, one of them empty
+            inputs = [batch[:, :length] for length in range(1, batch.shape[1] + 1)]
+            inputs += [batch.repeat(1, 3), torch.zeros_like(batch)]
+        for one in inputs:
+            with torch.no_grad():
+                expected = module(one.to(device)).float().cpu()
+            features = torch.from_numpy(engine(one.numpy()))
+            cosines.append(torch.nn.functional.cosine_similarity(features, expected).min())
+    return float(min(cosines))
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:

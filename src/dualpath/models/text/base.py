@@ -8,6 +8,7 @@ methods have defaults that suit an encoder over a table of word embeddings.
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,19 @@ class TextEncoderSpec:
     num_embeddings: int
     load_pretrained: bool = False
     folder: Path | None = None
+
+
+class TextGraph(NamedTuple):
+    """A module from token ids, (n, positions) int64, to features, (n, dim).
+
+    Attributes:
+        placed_positions: None: a row is a left-aligned caption of any length. A number: a row is a
+            caption placed on so many positions, and the features of a caption are the sum over all
+            its placements.
+    """
+
+    module: nn.Module
+    placed_positions: int | None = None
 
 
 class TextEncoder(nn.Module):
@@ -127,12 +141,15 @@ class TextEncoder(nn.Module):
         """Number of token ids, padding included."""
         return self.embedding.num_embeddings
 
-    def export_module(self, *, average: bool) -> nn.Module | None:  # noqa: ARG002
-        """Return a module from token ids, (n, positions) int64, to features, (n, dim).
+    def export_module(self, *, average: bool) -> TextGraph:  # noqa: ARG002
+        """Return the module that bundles carry as ONNX.
 
-        It must suit ``torch.onnx.export``. None: this encoder runs in torch alone.
+        While it is traced, ``torch.onnx.is_in_onnx_export()`` is true.
+
+        Args:
+            average: as for :meth:`embed`.
         """
-        return self
+        return TextGraph(self)
 
     def config_files(self) -> dict[str, str]:
         """Return files, name to content, that a bundle needs to build the encoder again."""

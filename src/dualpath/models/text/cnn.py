@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dualpath.models.layers import batch_norm, initialise_linear
-from dualpath.models.text.base import TextEncoder, TextEncoderSpec
+from dualpath.models.text.base import TextEncoder, TextEncoderSpec, TextGraph
 from dualpath.models.text.rows import (
     Neighbours,
     convolution_rows,
@@ -29,6 +29,7 @@ from dualpath.models.text.rows import (
     number_rows,
     share_rows,
     take,
+    with_first_position,
 )
 from dualpath.recipes.stages import ParameterGroup
 
@@ -146,7 +147,7 @@ class TextCNN(TextEncoder):
         present = self._present(token_ids)
         token_ids = F.pad(token_ids, (0, present.shape[1] - token_ids.shape[1]))
         # Batch statistics are over all positions, so in training each has a row of its own.
-        share = not self.training and not torch.compiler.is_exporting()
+        share = not self.training and not torch.onnx.is_in_onnx_export()
         all_present = not self.masked
         if share:
             words, rows = share_rows(token_ids, present)
@@ -185,14 +186,11 @@ class TextCNN(TextEncoder):
     def parameter_groups(self) -> dict[ParameterGroup, list[nn.Parameter]]:
         return {"word_embedding": [*self.embedding.parameters(), self.embedding_bias]}
 
-    def export_module(self, *, average: bool) -> nn.Module | None:
-        """None with averaged positions in unmasked padding.
-
-        torch computes what these positions share once, which a fixed graph cannot.
-        """
+    def export_module(self, *, average: bool) -> TextGraph:
+        """In unmasked padding, the caller places captions at all positions that are averaged."""
         if average and not self.masked:
-            return None
-        return _PlacedTextCNN(self, PHASES if average else 1)
+            return TextGraph(self, self.max_words)
+        return TextGraph(_PlacedTextCNN(self, PHASES if average else 1))
 
     def placements(self, token_ids: Tensor) -> Tensor:
         """Return the number of different positions of each caption, (batch,) int64.
@@ -251,8 +249,7 @@ class TextCNN(TextEncoder):
         # One position more than a multiple of the strides, so that no stride drops a word.
         extra = (1 - token_ids.shape[1]) % PHASES
         present = F.pad(token_ids != 0, (0, extra))
-        present[:, 0] |= ~present.any(dim=1)  # an empty caption is one padding position
-        return present
+        return with_first_position(present)
 
 
 class _PlacedTextCNN(nn.Module):

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from dualpath.models.layers import batch_norm, initialise_linear
 from dualpath.models.text.base import TextEncoder, TextEncoderSpec
-from dualpath.models.text.rows import gather_rows, max_pool, mean_pool, number_rows, take
+from dualpath.models.text.rows import (
+    gather_rows,
+    max_pool,
+    mean_pool,
+    number_rows,
+    take,
+    with_first_position,
+)
 
 
 class ResidualConvolution(nn.Module):
@@ -89,8 +96,7 @@ class ResidualTextCNN(TextEncoder):
         Returns:
             (batch, dim) features before the last ReLU.
         """
-        present = token_ids != 0
-        present[:, 0] |= ~present.any(dim=1)  # an empty caption is one padding position
+        present = with_first_position(token_ids != 0)
         rows = number_rows(present)
         previous = take(F.pad(rows, (1, 0))[:, :-1], present)
         following = take(F.pad(rows, (0, 1))[:, 1:], present)

@@ -32,11 +32,21 @@ def number_rows(present: Tensor) -> Tensor:
     >>> number_rows(torch.tensor([[True, False], [True, True]])).tolist()
     [[1, 0], [2, 3]]
     """
-    if torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export():
         rows = torch.arange(1, present.numel() + 1, device=present.device)
     else:
         rows = present.flatten().cumsum(0)
     return rows.view_as(present) * present
+
+
+def with_first_position(present: Tensor) -> Tensor:
+    """Give captions without any word one padding position, (batch, positions) bool.
+
+    >>> with_first_position(torch.tensor([[False, False], [True, True]])).tolist()
+    [[True, False], [True, True]]
+    """
+    first = present[:, :1] | ~present.any(dim=1, keepdim=True)
+    return torch.cat([first, present[:, 1:]], dim=1)
 
 
 def take(values: Tensor, present: Tensor, *, all_present: bool = False) -> Tensor:
@@ -45,7 +55,7 @@ def take(values: Tensor, present: Tensor, *, all_present: bool = False) -> Tenso
     Args:
         all_present: every position exists. A GPU then need not be synchronised to count them.
     """
-    if all_present or torch.compiler.is_exporting():
+    if all_present or torch.onnx.is_in_onnx_export():
         return values.flatten()
     return values[present]
 
@@ -110,7 +120,7 @@ def mean_pool(x: Tensor, rows: Tensor) -> Tensor:
     """Return the mean over the rows of each caption, (batch, channels)."""
     present = rows > 0
     lengths = present.sum(dim=1)
-    if torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export():
         return gather_rows(x, rows).sum(dim=1) / lengths[:, None]
     owners = torch.repeat_interleave(lengths)
     total = x.new_zeros(len(rows), x.shape[1]).index_add(0, owners, x[rows[present] - 1])
