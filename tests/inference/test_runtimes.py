@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 import dualpath
 from dualpath.errors import BundleError
@@ -31,6 +32,12 @@ def copy(bundle, tmp_path):
     return shutil.copytree(bundle, tmp_path / "copy", ignore=shutil.ignore_patterns("training"))
 
 
+def write_files(folder, *exports):
+    for exported in exports:
+        (folder / exported.file).touch()
+    write_exports(folder, list(exports))
+
+
 def test_exports_are_read_as_they_were_written(tmp_path):
     assert read_exports(tmp_path) == []
     write_exports(tmp_path, [ONNX, OPENVINO, TEXT])
@@ -39,20 +46,22 @@ def test_exports_are_read_as_they_were_written(tmp_path):
 
 
 def test_the_fastest_export_of_each_encoder_is_selected(tmp_path):
-    write_exports(tmp_path, [OPENVINO, ONNX, TEXT])
-    selected = select_exports(tmp_path, lambda: "abc")
+    write_files(tmp_path, OPENVINO, ONNX, TEXT)
+    selected = select_exports(tmp_path, "abc")
     assert selected == {"image_encoder": OPENVINO, "text_encoder": TEXT}
 
 
-def test_an_export_that_is_slower_than_torch_is_not_selected(tmp_path):
-    write_exports(tmp_path, [replace(ONNX, speedup=0.9), replace(TEXT, speedup=1.0)])
-    assert select_exports(tmp_path, lambda: "abc") == {}
+def test_an_export_that_is_slower_than_torch_is_not_selected_before_one_not_measured(tmp_path):
+    measured, other = replace(OPENVINO, speedup=0.9), replace(ONNX, speedup=None)
+    write_files(tmp_path, other, measured)
+    assert select_exports(tmp_path, "abc") == {"image_encoder": other}
+    assert str(other) == "onnxruntime, fp32"
 
 
 def test_an_export_without_its_runtime_is_not_selected(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    write_exports(tmp_path, [OPENVINO, ONNX])
-    assert select_exports(tmp_path, lambda: "abc") == {"image_encoder": ONNX}
+    write_files(tmp_path, OPENVINO, ONNX)
+    assert select_exports(tmp_path, "abc") == {"image_encoder": ONNX}
 
 
 def test_an_export_of_other_weights_is_refused(copy):
@@ -66,11 +75,14 @@ def test_an_export_of_other_weights_is_refused(copy):
 @pytest.mark.parametrize("exported", [ONNX, OPENVINO], ids=["onnxruntime", "openvino"])
 def test_a_damaged_or_missing_export_is_named(copy, content, exported):
     fingerprint = dualpath.load(copy).fingerprint
-    write_exports(copy, [replace(exported, fingerprint=fingerprint)])
+    text = [one for one in read_exports(copy) if one.encoder == "text_encoder"]
+    write_exports(copy, [*text, replace(exported, fingerprint=fingerprint)])
     if content is not None:
         (copy / exported.file).write_bytes(content)
+    else:
+        (copy / exported.file).unlink(missing_ok=True)
     with pytest.raises(BundleError, match=rf"{exported.file}: .*export again"):
-        dualpath.load(copy, device="cpu")
+        dualpath.load(copy, device="cpu").embed_images([Image.new("RGB", (40, 40))])
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps([{"unknown": 1}])])

@@ -4,9 +4,10 @@ import logging
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from dualpath.errors import BundleError
 from dualpath.inference.bundle import WEIGHTS, add_onnx_encoders
@@ -137,7 +138,7 @@ class Encoders:
         """Embed images of one shape, (n, views, 3, h, w) uint8 to (n, dim)."""
         if self._on_gpu or "image_encoder" not in self.exported:
             return self.backend.embed_images(batch)
-        features = self._engine("image_encoder")(batch.reshape(-1, *batch.shape[2:]))
+        features = self._run("image_encoder", batch.reshape(-1, *batch.shape[2:]))
         return _normalise(features.reshape(*batch.shape[:2], -1).sum(axis=1))
 
     def uses_text_engine(self, count: int) -> bool:
@@ -150,19 +151,25 @@ class Encoders:
             return self.backend.embed_tokens(token_ids)
         positions = self.exported["text_encoder"].placed_positions
         if positions is None:
-            return _normalise(self._engine("text_encoder")(token_ids))
+            return _normalise(self._run("text_encoder", token_ids))
         placed, owners = place_everywhere(token_ids, positions)
-        starts = range(0, len(placed), _PLACED_ROWS)
-        run = self._engine("text_encoder")
-        features = np.concatenate([run(placed[start : start + _PLACED_ROWS]) for start in starts])
+        chunks = np.split(placed, range(_PLACED_ROWS, len(placed), _PLACED_ROWS))
+        features = np.concatenate([self._run("text_encoder", chunk) for chunk in chunks])
         first = np.flatnonzero(np.diff(owners, prepend=-1))
         return _normalise(np.add.reduceat(features, first, axis=0))
 
-    def _engine(self, encoder: EncoderName) -> Engine:
+    def _run(self, encoder: EncoderName, batch: npt.NDArray[Any]) -> Vectors:
+        """Return the features of an engine, (n, dim)."""
+        file = self._folder / self.exported[encoder].file
         with self._lock:
             if encoder not in self._engines:
-                self._engines[encoder] = open_engine(self._folder / self.exported[encoder].file)
-            return self._engines[encoder]
+                self._engines[encoder] = open_engine(file)
+        features = self._engines[encoder](batch)
+        if features.shape[1] != self._recipe.dim:
+            raise BundleError(
+                f"{file}: does not fit the recipe beside it; were files of two bundles mixed?"
+            )
+        return features
 
     def _select_exports(self, fingerprint: str) -> dict[EncoderName, ExportedEncoder]:
         """Return the exported encoders to use; a bundle of an older version gets them now."""

@@ -24,6 +24,7 @@ from dualpath.utils.files import atomic_write
 from dualpath.utils.text import error_reason
 
 RUNTIMES_FILE = "runtimes.json"
+_REPAIR = f"export again, or delete {RUNTIMES_FILE} beside it and load the bundle with torch"
 Runtime = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "int8"]
 EncoderName = Literal["image_encoder", "text_encoder"]
@@ -94,10 +95,12 @@ def select_exports(folder: Path, fingerprint: str) -> dict[EncoderName, Exported
         if find_spec(exported.runtime) is not None:
             fastest[exported.encoder] = exported
     for exported in fastest.values():
+        if not (folder / exported.file).is_file():
+            raise BundleError(f"{folder / exported.file}: missing; {_REPAIR}")
         if exported.fingerprint != fingerprint:
             raise BundleError(
                 f"{folder / exported.file}: exported from other weights than those beside it; "
-                f"export again, or delete {RUNTIMES_FILE}"
+                f"{_REPAIR}"
             )
     return fastest
 
@@ -109,13 +112,11 @@ def open_engine(path: Path) -> Engine:
         BundleError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise BundleError(f"{path}: missing; export again, or delete {RUNTIMES_FILE} beside it")
+        raise BundleError(f"{path}: missing; {_REPAIR}")
     try:
         return (_open_onnxruntime if path.suffix == ".onnx" else _open_openvino)(path)
     except Exception as error:  # each runtime has error classes of its own
-        raise BundleError(
-            f"{path}: cannot be opened ({error_reason(error)}); export again"
-        ) from error
+        raise BundleError(f"{path}: cannot be opened ({error_reason(error)}); {_REPAIR}") from error
 
 
 def has_gpu() -> bool:

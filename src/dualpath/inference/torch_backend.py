@@ -79,7 +79,7 @@ class TorchBackend:
 def save_weights(network: DualEncoder, path: Path) -> None:
     """Write the weights of a network, whole or not at all; raises ``OSError`` if it fails."""
     state = {name: t.contiguous().cpu() for name, t in network.state_dict().items()}
-    metadata = {"format": WEIGHTS_FORMAT, "fingerprint": fingerprint(network)}
+    metadata = {"format": f"{WEIGHTS_FORMAT} {fingerprint(network)}"}
     try:
         with atomic_path(path) as temporary:
             save_file(state, temporary, metadata=metadata)

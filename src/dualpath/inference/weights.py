@@ -34,8 +34,9 @@ def read_weights_info(path: Path) -> WeightsInfo:
     """
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != WEIGHTS_FORMAT:
+            # One entry, since safetensors writes several in an order that changes.
+            written, _, fingerprint = (file.metadata() or {}).get("format", "").partition(" ")
+            if written != WEIGHTS_FORMAT:
                 raise BundleError(f"{path}: not the weights of a DualPath bundle")
             names = sorted(file.keys())
             parameters: dict[str, int] = {}
@@ -44,8 +45,7 @@ def read_weights_info(path: Path) -> WeightsInfo:
                     encoder = name.partition(".")[0]
                     size = math.prod(file.get_slice(name).get_shape())
                     parameters[encoder] = parameters.get(encoder, 0) + size
-            fingerprint = metadata.get("fingerprint")
-            if fingerprint is None:  # written by a version before 0.2
+            if not fingerprint:  # written by a version before 0.2
                 digest = hashlib.blake2b(digest_size=16)
                 for name in names:
                     digest.update(name.encode())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualpath.models.text.base import TextEncoder, TextEncoderSpec
+from dualpath.models.text.base import TextEncoder, TextEncoderSpec, TextGraph
 from dualpath.recipes.stages import StageRecipe
 from tests.conftest import small_resolved_recipe
 
@@ -36,7 +36,7 @@ def test_an_encoder_needs_only_two_methods(encoder):
     assert encoder.num_embeddings == 10
     assert encoder.feature_dim is None
     assert encoder.config_files() == {}
-    assert encoder.export_module(average=True) is encoder
+    assert encoder.export_module(average=True) == TextGraph(encoder)
     assert encoder.parameter_groups() == {"word_embedding": [encoder.embedding.weight]}
     stage = StageRecipe.model_validate({"name": "one", "epochs": 1, "contrastive": {}})
     encoder.freeze(stage)
