@@ -8,8 +8,6 @@ The names that ``dir(dualpath)`` lists are the public API.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from dualpath.errors import (
@@ -63,10 +61,7 @@ if TYPE_CHECKING:
     from dualpath.training.train import train
     from dualpath.utils.progress import TrainingEvent
 
-try:
-    __version__ = _version("dualpath")
-except _PackageNotFoundError:  # used from a source tree, without installation
-    __version__ = "0+unknown"
+    __version__: str
 
 # Where the names are that are imported when they are first used.
 _MODULES = {
@@ -143,7 +138,18 @@ __all__ = [
 ]
 
 
+def _read_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dualpath")
+    except PackageNotFoundError:  # used from a source tree, without installation
+        return "0+unknown"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _read_version()
     if name not in _MODULES:
         raise AttributeError(f"module 'dualpath' has no attribute '{name}'")
     with _needs_extra("train", f"dualpath.{name}"):

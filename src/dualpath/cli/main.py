@@ -1,6 +1,5 @@
 """The command ``dualpath``: its groups of commands, ``--version`` and shell completion."""
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -52,6 +51,8 @@ app.add_typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
+        from importlib.metadata import version
+
         typer.echo(f"dualpath {version('dualpath')}")
         raise typer.Exit
 

@@ -5,7 +5,6 @@ import shlex
 import subprocess
 import sys
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,6 +219,8 @@ def _load(bundle: str) -> "DualPath":
 
 def _provenance() -> dict[str, str]:
     """Return what repeats a result: version, commit (if there is one) and command."""
+    from importlib.metadata import version
+
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
     try:

@@ -1,8 +1,6 @@
 """Downloading the captions and splits of a data set, with resume and checksum."""
 
 import hashlib
-import urllib.error
-import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +47,15 @@ def download_file(file: RemoteFile, folder: Path, progress: Progress = no_progre
     Raises:
         DatasetError: the address cannot be reached, or the content is not the published one.
     """
+    from urllib.error import URLError
+
     target, partial = folder / file.name, folder / f"{file.name}.partial"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _fetch(file.url, partial, progress)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, TimeoutError, ConnectionError) as error:
         raise DatasetError(
             f"{file.url}: cannot be downloaded ({error_reason(error)}); run the command again to "
             f"continue, or put the file into {folder} yourself"
@@ -71,11 +71,14 @@ def download_file(file: RemoteFile, folder: Path, progress: Progress = no_progre
 
 def _fetch(url: str, path: Path, progress: Progress) -> None:
     """Append the rest of a remote file to ``path``."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen  # takes a tenth of a second to import
+
     size = path.stat().st_size if path.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
+    request = Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
+        response = urlopen(request, timeout=_TIMEOUT)
+    except HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:  # the file is complete
             return
         raise

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.json as pa_json
-import pyarrow.parquet as pq
-
-from dualpath.data.webdataset import IMAGE_SUFFIXES, find_shards, shard_rows
 from dualpath.datasets.base import DatasetRow, DatasetSpec
 from dualpath.datasets.raw_folder import RawFolder
 from dualpath.errors import DatasetError, ShardError
 from dualpath.utils.text import error_reason
+
+if TYPE_CHECKING:  # the command line lists the data sets, and must start at once
+    import pyarrow as pa
 
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "filepath")
 _CAPTION_COLUMNS = ("captions", "caption", "text", "description", "sentence", "title")
@@ -29,6 +26,8 @@ def read_folder(raw: RawFolder, _split: str) -> list[DatasetRow]:
         DatasetError: the folder holds none of the three, more than one table, or a file that cannot
             be read.
     """
+    from dualpath.data.webdataset import find_shards
+
     shards = find_shards(raw.folder)
     if shards:
         return list(_read_shards(raw.folder, shards))
@@ -49,6 +48,8 @@ def read_folder(raw: RawFolder, _split: str) -> list[DatasetRow]:
 
 def _read_table(path: Path, raw: RawFolder) -> list[DatasetRow]:
     """Read a table; rows with the same image are joined, and the first one's metadata is used."""
+    import pyarrow as pa
+
     try:
         rows = _load_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -68,7 +69,11 @@ def _read_table(path: Path, raw: RawFolder) -> list[DatasetRow]:
     return [_to_row(name, raw.find_image(name), values) for name, values in joined.items()]
 
 
-def _load_table(path: Path) -> pa.Table:
+def _load_table(path: Path) -> "pa.Table":
+    import pyarrow.csv as pa_csv
+    import pyarrow.json as pa_json
+    import pyarrow.parquet as pq
+
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return pq.read_table(path)
@@ -106,6 +111,8 @@ def _to_row(name: str, path: Path, values: dict[str, Any]) -> DatasetRow:
 
 
 def _read_text_files(folder: Path) -> Iterator[DatasetRow]:
+    from dualpath.data.webdataset import IMAGE_SUFFIXES
+
     for path in sorted(folder.rglob("*")):
         text_file = path.with_suffix(".txt")
         if path.suffix.lower() in IMAGE_SUFFIXES and text_file.is_file():
@@ -116,6 +123,8 @@ def _read_text_files(folder: Path) -> Iterator[DatasetRow]:
 
 def _read_shards(folder: Path, shards: list[Path]) -> Iterator[DatasetRow]:
     """Read the samples of shards; their images are not unpacked."""
+    from dualpath.data.webdataset import shard_rows
+
     try:
         for values in shard_rows(folder, shards):
             name = values.pop("file_name")

@@ -9,9 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dualpath.datasets.base import DatasetSpec, PreparedDataset
-from dualpath.datasets.download import download_file
 from dualpath.datasets.raw_folder import RawFolder
-from dualpath.datasets.writing import write_dataset
 from dualpath.errors import DatasetError
 from dualpath.types import Progress, no_progress
 
@@ -73,7 +71,11 @@ def prepare(
                 f"the data set for them, and put them into {raw}"
             )
         log(f"downloading {file.url}: {file.licence}")
+        from dualpath.datasets.download import download_file
+
         download_file(file, raw, progress)
+    from dualpath.datasets.writing import write_dataset  # imports pyarrow
+
     return write_dataset(
         spec.read(RawFolder(raw), split),
         out,
