@@ -9,44 +9,26 @@ from dualpath.cli import datasets, gallery, models, serve, train
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes as long to import as all else
     help="Train an image-text embedding on captioned images, measure it, and search images by "
     "sentence.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-_TRAINING = "Train and use a model"
-_SEARCH = "Search images"
-_DATA = "Data"
-
-app.command(rich_help_panel=_TRAINING)(train.train)
-app.command(rich_help_panel=_TRAINING)(models.evaluate)
-app.command(rich_help_panel=_TRAINING)(models.embed)
-app.command(rich_help_panel=_TRAINING)(models.export)
-app.command(rich_help_panel=_TRAINING)(models.info)
-app.command(rich_help_panel=_TRAINING)(train.recipes)
+app.command()(train.train)
+app.command()(models.evaluate)
+app.command()(models.embed)
+app.command()(models.export)
+app.command()(models.info)
+app.command()(train.recipes)
+app.add_typer(gallery.app, name="gallery", help="Index images and maintain a gallery.")
+app.command()(gallery.search)
+app.command()(serve.serve)
+app.add_typer(serve.keys_app, name="keys", help="Create and revoke API keys.")
 app.add_typer(
-    gallery.app,
-    name="gallery",
-    help="Index images and maintain a gallery.",
-    rich_help_panel=_SEARCH,
+    datasets.prepare_app, name="prepare", help="Write a folder of captioned images from a data set."
 )
-app.command(rich_help_panel=_SEARCH)(gallery.search)
-app.command(rich_help_panel=_SEARCH)(serve.serve)
-app.add_typer(
-    serve.keys_app, name="keys", help="Create and revoke API keys.", rich_help_panel=_SEARCH
-)
-app.add_typer(
-    datasets.prepare_app,
-    name="prepare",
-    help="Write a folder of captioned images from a data set.",
-    rich_help_panel=_DATA,
-)
-app.add_typer(
-    datasets.data_app,
-    name="data",
-    help="Check a folder of captioned images.",
-    rich_help_panel=_DATA,
-)
+app.add_typer(datasets.data_app, name="data", help="Check a folder of captioned images.")
 
 
 def _print_version(requested: bool) -> None:
