@@ -57,7 +57,7 @@ def small_resolved_recipe(**changes: Any) -> ResolvedRecipe:
 def train_quietly(recipe: Recipe | Path, data: Path, out: Path, **options: Any) -> "DualPath":
     from dualpath.training.train import train
 
-    return train(recipe, data, out, progress=False, **options)
+    return train(recipe, data, out, progress=False, **{"keep_checkpoints": True, **options})
 
 
 def run_cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

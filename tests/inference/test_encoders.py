@@ -110,8 +110,7 @@ def test_what_needs_torch_names_the_extra(copy):
     assert lines[0].startswith("(1, 32) dict_keys(['image_encoder', 'text_encoder'])")
     assert lines[1:] == [
         "MissingPackageError: this needs the package torch: pip install 'dualpath[train]'",
-        "MissingPackageError: dualpath.train needs the package timm: pip install "
-        "'dualpath[train]'",
+        "MissingPackageError: dualpath.train needs the package timm: pip install 'dualpath[train]'",
     ]
 
 

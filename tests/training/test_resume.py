@@ -196,3 +196,19 @@ def test_changed_data_does_not_resume(tmp_path, shapes, cache, uninterrupted):
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows[:-40]))
     with pytest.raises(CheckpointError, match="have changed since this training was started"):
         train_quietly(recipe_with(), tmp_path, uninterrupted, resume=True, cache=cache)
+
+
+def test_a_complete_training_deletes_its_checkpoints_and_is_loaded_when_resumed(
+    shapes, cache, tmp_path
+):
+    recipe = recipe_with()
+    model = train_quietly(recipe, shapes, tmp_path, cache=cache, keep_checkpoints=False)
+    assert not list(tmp_path.rglob("*.pt"))
+    with pytest.raises(CheckpointError, match="contains a training already; add --resume"):
+        train_quietly(recipe, shapes, tmp_path, cache=cache)
+    again = train_quietly(recipe, shapes, tmp_path, cache=cache, resume=True)
+    assert again.fingerprint == model.fingerprint
+    assert again.metrics == model.metrics
+    other = recipe.model_copy(update={"seed": 5})
+    with pytest.raises(CheckpointError, match="was started with another recipe"):
+        train_quietly(other, shapes, tmp_path, cache=cache, resume=True)

@@ -41,6 +41,12 @@ def train(
         bool, typer.Option("--resume", help="Continue the training that was started in OUT.")
     ] = False,
     skip_broken: SkipBroken = False,
+    keep_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--keep-checkpoints", help="Do not delete the checkpoints of the complete training."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -75,7 +81,15 @@ def train(
         from dualpath.evaluation.protocols import EvaluationResult
         from dualpath.training.train import train as run
 
-        model = run(parsed, data, out, resume=resume, skip_broken=skip_broken, cache=cache)
+        model = run(
+            parsed,
+            data,
+            out,
+            resume=resume,
+            skip_broken=skip_broken,
+            keep_checkpoints=keep_checkpoints,
+            cache=cache,
+        )
         if not init_distributed().is_main_process:
             return
         if model.metrics["validation"]:

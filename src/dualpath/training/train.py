@@ -32,6 +32,7 @@ from dualpath.utils.progress import Display, ProgressOption
 _FOLDER = "training"  # inside the bundle
 _RECIPE, _TOKENIZER = "recipe.yaml", "tokenizer.json"
 _FINGERPRINT, _CLASSES = "data.txt", "classes.npy"
+_COMPLETE = "complete.txt"  # stands for the checkpoints of a complete training
 
 
 def train(
@@ -41,6 +42,7 @@ def train(
     *,
     resume: bool = False,
     skip_broken: bool = False,
+    keep_checkpoints: bool = False,
     cache: Path | None = None,
     progress: ProgressOption = True,
 ) -> DualPath:
@@ -54,8 +56,9 @@ def train(
         recipe: a recipe, its YAML file, or the name of a shipped recipe such as ``default``.
         data: a folder with a manifest.
         out: folder of the bundle; checkpoints and logs are written to ``training`` inside it.
-        resume: continue the training that was started in ``out``.
+        resume: continue the training that was started in ``out``. A complete one is loaded.
         skip_broken: leave broken images out instead of raising an error.
+        keep_checkpoints: do not delete the checkpoints when the training is complete.
         cache: folder for backbone features (default: the user's cache).
         progress: ``True``: bars on standard error. ``False``: silent. A function: it is called with
             a :class:`dualpath.utils.progress.TrainingEvent` for every step and epoch.
@@ -73,8 +76,8 @@ def train(
     find_text_encoder(recipe.text_encoder)
     resolved = resolve_recipe(recipe)
     folder = Path(out) / _FOLDER
-    started = (folder / LAST).exists()
-    if started and not resume:
+    started, complete = (folder / LAST).exists(), (folder / _COMPLETE).exists()
+    if (started or complete) and not resume:
         raise CheckpointError(
             f"{folder.parent}: contains a training already; add --resume to continue it, or choose "
             "another --out"
@@ -93,6 +96,11 @@ def train(
         + ("" if images.val else "; without validation the last weights are saved")
     )
     resolved = scale_recipe(resolved, len(images.train))
+    if complete and not started:
+        _check_same_recipe(folder, resolved)
+        _check_same_data(folder, images)
+        display.log("this training is complete")
+        return DualPath.from_pretrained(out)
     if started:
         resolved = _check_same_recipe(folder, resolved)
         model = _restore_model(folder, images, resolved)
@@ -110,12 +118,20 @@ def train(
     try:
         if state.is_main_process:
             model.save_pretrained(out)
+            if not keep_checkpoints:
+                _delete_checkpoints(folder)
     except BundleError as error:
         raise BundleError(
             f"{error}; free some disk space and add --resume, the training is saved"
         ) from error
     state.wait_for_everyone()
     return model
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    atomic_write(folder / _COMPLETE, "The checkpoints were deleted: the training is complete.\n")
+    for checkpoint in folder.glob("*.pt"):
+        checkpoint.unlink()
 
 
 def _check_same_recipe(folder: Path, recipe: ResolvedRecipe) -> ResolvedRecipe:
@@ -204,12 +220,16 @@ def _classes(model: DualPath, data: TrainingData, folder: Path, cache: Path) -> 
     return torch.from_numpy(np.load(path))
 
 
-def _restore_model(folder: Path, data: TrainingData, recipe: ResolvedRecipe) -> DualPath:
+def _check_same_data(folder: Path, data: TrainingData) -> None:
     if (folder / _FINGERPRINT).read_text(encoding="ascii") != data.fingerprint:
         raise CheckpointError(
             f"{folder.parent}: the images, captions or splits have changed since this training "
             "was started; restore them to resume, or choose another --out"
         )
+
+
+def _restore_model(folder: Path, data: TrainingData, recipe: ResolvedRecipe) -> DualPath:
+    _check_same_data(folder, data)
     text = recipe.text_encoder
     tokenizer = Tokenizer.load(folder / _TOKENIZER, text.vocabulary, text.max_words)
     return DualPath(build_network(recipe, tokenizer.num_embeddings), tokenizer, recipe)
