@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli import datasets, gallery, models, serve, train
+from dualpath.cli import datasets, gallery, models, publish, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +31,7 @@ app.add_typer(
     help="Index images and maintain a gallery.",
     rich_help_panel=_SEARCH,
 )
+gallery.app.command()(publish.publish)
 app.command(rich_help_panel=_SEARCH)(gallery.search)
 app.command(rich_help_panel=_SEARCH)(serve.serve)
 app.add_typer(
