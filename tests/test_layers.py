@@ -18,8 +18,8 @@ MAX_LINES = 300  # without docstrings
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 TOP_LEVEL = {"__init__", "__main__", "errors", "types"}
 # The folders whose modules run without torch, and the modules in them that need it.
-LIGHT = ("cli", "data", "datasets", "evaluation", "gallery", "inference", "recipes", "server")
-LIGHT += ("utils", "errors", "types")
+LIGHT = ("cli", "data", "datasets", "evaluation", "gallery", "inference", "publishing")
+LIGHT += ("recipes", "server", "utils", "errors", "types")
 WITH_TORCH = {"dualpath.inference.torch_backend"}
 
 IMPORT_WITHOUT_TORCH = """

@@ -103,6 +103,10 @@ class UnknownImageError(GalleryError, KeyError):
         return str(self.args[0])
 
 
+class PublishError(DualPathError, ValueError):
+    """A gallery that cannot be published as static files."""
+
+
 class ServerError(DualPathError, ValueError):
     """Settings with which a server must not start."""
 

@@ -11,11 +11,12 @@ from dualpath.cli.console import (
     bar,
     err_console,
     existing_folder,
+    existing_path,
     handle_errors,
     log,
     out_console,
 )
-from dualpath.datasets.base import DatasetSpec
+from dualpath.datasets.base import DatasetSpec, PreparedDataset
 from dualpath.datasets.prepare import DATASETS, find_dataset
 
 prepare_app = typer.Typer(no_args_is_help=True)
@@ -88,6 +89,61 @@ def pedestrians(
         )
 
 
+@prepare_app.command()
+def emoji(
+    out: Out,
+    language: Annotated[
+        str, typer.Option(help="Language of the captions: en, de, es, fr, ja, zh, ar, ...")
+    ] = "en",
+    font: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of a colour font. Default: Noto Color Emoji, found by fontconfig.",
+            callback=existing_path,
+            show_default=False,
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="Unicode's file emoji-test.txt, which has the groups. Default: that of the Debian "
+            "package unicode-data, if it is installed.",
+            callback=existing_path,
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, help="Width and height of an image, pixels.")] = 128,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Render only this many emoji.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Render emoji with a colour font; captions are their names. Needs the extra 'emoji'."""
+    with handle_errors():
+        from dualpath.datasets.emoji import write_emoji
+
+        with bar("rendering") as progress:
+            prepared = write_emoji(
+                out,
+                language=language,
+                font=font,
+                groups=groups,
+                size=size,
+                limit=limit,
+                seed=seed,
+                progress=progress,
+            )
+        _report(prepared)
+
+
+def _report(prepared: PreparedDataset) -> None:
+    for warning in prepared.warnings:
+        log(f"warning: {warning}")
+    counts = ", ".join(f"{count:,} {part}" for part, count in prepared.image_counts.items())
+    out_console.print(f"{counts}: {prepared.manifest}", markup=False)
+
+
 def _prepare(
     name: str, raw: Path, out: Path, split: str | None, resize: int | None, *, download: bool
 ) -> None:
@@ -105,10 +161,7 @@ def _prepare(
                 log=log,
                 progress=progress,
             )
-        for warning in prepared.warnings:
-            log(f"warning: {warning}")
-        counts = ", ".join(f"{count:,} {part}" for part, count in prepared.image_counts.items())
-        out_console.print(f"{counts}: {prepared.manifest}", markup=False)
+        _report(prepared)
 
 
 def _command(name: str, spec: DatasetSpec) -> Callable[..., None]:

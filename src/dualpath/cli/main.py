@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli import datasets, gallery, models, serve, train
+from dualpath.cli import datasets, gallery, models, publish, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ app.command()(models.export)
 app.command()(models.info)
 app.command()(train.recipes)
 app.add_typer(gallery.app, name="gallery", help="Index images and maintain a gallery.")
+gallery.app.command()(publish.publish)
 app.command()(gallery.search)
 app.command()(serve.serve)
 app.add_typer(serve.keys_app, name="keys", help="Create and revoke API keys.")

@@ -1,6 +1,12 @@
 // Requests to the API. An error of a request has a message that the page can show.
 export class RequestError extends Error {}
 
+// Whether a search can start from an image that the user has.
+export const SEARCHES_BY_IMAGE = true;
+
+// The address of an image whose longer side has about `size` pixels.
+export function imageUrl(id, size) { return `/v1/items/${id}/image?size=${size}`; }
+
 export async function api(path, options = {}) {
   let response;
   try {

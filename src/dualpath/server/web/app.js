@@ -1,5 +1,5 @@
 // The search page: reads the state from the address, searches, and draws the results.
-import { RequestError, api, filterExpression, startSession } from "./api.js";
+import { RequestError, SEARCHES_BY_IMAGE, api, filterExpression, imageUrl, startSession } from "./api.js";
 import { changeState, readState } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
@@ -84,7 +84,7 @@ function describe(image) {
 function resultItem(hit, number) {
   const aspect = Math.min(3, Math.max(0.4, hit.width / hit.height));
   const image = element("img", {
-    src: `${hit.image}?size=512`, loading: number < 12 ? "eager" : "lazy", decoding: "async", alt: "",
+    src: imageUrl(hit.id, 512), loading: number < 12 ? "eager" : "lazy", decoding: "async", alt: "",
     onerror: (event) => event.target.closest("li").classList.add("missing"),
   });
   const label = `${describe(hit)}, ${spokenScore(hit)}`;
@@ -125,7 +125,8 @@ function drawWelcome() {
     return drawMessage("The gallery is empty", "Index a folder of images with: dualpath gallery add GALLERY FOLDER");
   }
   drawMessage(`Search ${gallery.images.toLocaleString("en")} images`,
-    "Describe an image in words. Or drop, paste or choose an image to find similar ones. Press / to start.");
+    SEARCHES_BY_IMAGE ? "Describe an image in words. Or drop, paste or choose an image to find similar ones. Press / to start."
+      : "Describe an image in words. The search runs in your browser: no word leaves it. Press / to start.");
 }
 
 function likelyFilter({ q, likely }) {
@@ -155,7 +156,7 @@ function drawFilters(s) {
 }
 
 function drawQueryImage(s) {
-  const source = queryImageUrl ?? (s.similar ? `/v1/items/${s.similar}/image?size=128` : null);
+  const source = queryImageUrl ?? (s.similar ? imageUrl(s.similar, 128) : null);
   $("query-image").hidden = $("clear-image").hidden = !source;
   if (source) $("query-image").src = source;
   else $("query-image").removeAttribute("src");
@@ -177,7 +178,7 @@ async function drawDetail() {
     return;
   }
   $("detail-title").textContent = image.name;
-  $("detail-image").src = `${image.image}?size=1600`;
+  $("detail-image").src = imageUrl(image.id, 1600);
   $("detail-image").alt = describe(image);
   $("detail-captions").replaceChildren(...image.captions.map((caption) => element("li", {}, caption)));
   $("detail-metadata").replaceChildren(...Object.entries({ ...image.metadata, size: `${image.width} × ${image.height}` })
@@ -223,6 +224,7 @@ $("home").addEventListener("click", (event) => {
   search();
 });
 $("clear-image").onclick = () => { clearQueryImage(); changeState({ similar: null }); search(); $("words").focus(); };
+$("pick").hidden = !SEARCHES_BY_IMAGE;
 $("pick").onclick = () => $("file").click();
 $("file").onchange = () => { searchByImage($("file").files[0]); $("file").value = ""; };
 $("more").onclick = () => {
@@ -230,13 +232,13 @@ $("more").onclick = () => {
   top_ = Math.min(MAX_RESULTS, top_ * 2);
   search({ keepTop: true }).then(() => document.querySelector(`[data-id="${last}"]`)?.focus());
 };
-document.addEventListener("paste", (event) => {
+if (SEARCHES_BY_IMAGE) document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((pasted) => pasted.type.startsWith("image/"));
   if (file) { event.preventDefault(); searchByImage(file); }
 });
-document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+if (SEARCHES_BY_IMAGE) document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
-document.addEventListener("drop", (event) => {
+if (SEARCHES_BY_IMAGE) document.addEventListener("drop", (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
   searchByImage(event.dataTransfer.files[0]);

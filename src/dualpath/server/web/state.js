@@ -12,6 +12,6 @@ export function changeState(changes, { replace = false } = {}) {
   for (const f of s.selected) p.append("f", f);
   if (s.likely) p.set("likely", "1");
   if (s.item) p.set("item", s.item);
-  const url = p.size ? `/?${p}` : "/";
+  const url = p.size ? `?${p}` : location.pathname;
   history[replace ? "replaceState" : "pushState"](null, "", url);
 }

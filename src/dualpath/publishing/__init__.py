@@ -1,0 +1,1 @@
+"""Publishing a gallery as a folder of static files that searches in the browser."""
