@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypedDict
+from pathlib import Path
+from typing import Any, Final, Protocol, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dualpath.gallery.filters import Condition, Field
@@ -11,6 +14,8 @@ from dualpath.gallery.schema import TableName
 from dualpath.types import Vectors
 
 Row = dict[str, Any]  # by column name
+RowIds = npt.NDArray[np.uint64]
+ROW_ID: Final = "_rowid"  # the column that :meth:`PinnedTable.read` adds
 
 
 class StoreMetadata(TypedDict):
@@ -25,6 +30,31 @@ class StoreMetadata(TypedDict):
     fields: dict[str, dict[str, str]]
 
 
+class PinnedTable(Protocol):
+    """One version of a table. Later writes do not change it.
+
+    Each row has an id of the engine, which no other row gets. A row that is written again has a new
+    id. Compaction may give all rows new ids.
+
+    Attributes:
+        state: of the table at this version; see :meth:`Store.state`.
+    """
+
+    state: str
+
+    def row_ids(self) -> RowIds:
+        """Return the ids of all rows, (rows,)."""
+
+    def read(self, row_ids: RowIds | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, or those with some ids, with their vectors, fields and ids.
+
+        The order is any.
+        """
+
+    def vector_length(self) -> int:
+        """Return the number of dimensions of the vectors."""
+
+
 class Store(Protocol):
     """Two tables, whose rows have a vector each, and metadata about the gallery.
 
@@ -34,9 +64,12 @@ class Store(Protocol):
     Attributes:
         allows_parallel_writers: whether processes of several machines may write different rows at
             the same time.
+        derived_folder: for files that can be computed again. None: the engine has an index of its
+            own, and :meth:`state` and :meth:`pin` return None.
     """
 
     allows_parallel_writers: bool
+    derived_folder: Path | None
 
     def read_metadata(self) -> StoreMetadata | None:
         """Return the metadata, or None if the gallery does not exist."""
@@ -78,6 +111,12 @@ class Store(Protocol):
 
     def count(self, table: TableName) -> int:
         """Return the number of rows."""
+
+    def state(self, table: TableName) -> str | None:
+        """Return a text that every write to a table changes. It is cheap to call."""
+
+    def pin(self, table: TableName) -> PinnedTable | None:
+        """Return the current version of a table."""
 
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         """Add columns for the metadata fields that have none."""

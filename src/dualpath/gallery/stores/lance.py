@@ -24,11 +24,18 @@ from dualpath.gallery.filters import (
 )
 from dualpath.gallery.schema import CAPTIONS, COLUMNS, IMAGES, OWNER, VECTOR, TableName, schema
 from dualpath.gallery.stores.base import Row, StoreMetadata
+from dualpath.gallery.stores.lance_versions import (
+    LancePinnedTable,
+    VersionReader,
+    newest_version,
+    version_state,
+)
 from dualpath.types import Vectors
 from dualpath.utils.files import atomic_write
 
 METADATA_FILE = "gallery.json"
 _LOCK_FILE = "lock"
+_DERIVED_FOLDER = "derived"
 _INDEX_FROM = 50_000  # rows; below, a search compares all rows in a few milliseconds
 # Measured by benchmarks/gallery.py: recall@10 at a million rows, with and without a filter.
 _PROBES, _REFINE = 30, 3
@@ -65,6 +72,8 @@ class LanceStore:
             )
         self._connection: lancedb.DBConnection | None = None
         self._tables: dict[TableName, Any] = {}
+        self.derived_folder = self.folder / _DERIVED_FOLDER
+        self._versions = {name: VersionReader(self._path(name)) for name in COLUMNS}
 
     def read_metadata(self) -> StoreMetadata | None:
         if not self._metadata_file.exists():
@@ -121,6 +130,22 @@ class LanceStore:
     def count(self, table: TableName) -> int:
         return int(self._table(table).count_rows())
 
+    def state(self, table: TableName) -> str | None:
+        return self._versions[table].state()
+
+    def pin(self, table: TableName) -> LancePinnedTable | None:
+        versions = self._path(table) / "_versions"
+        try:
+            number = newest_version(versions)
+            if number is None:
+                return None
+            state = version_state(versions, number)
+        except OSError:
+            return None
+        pinned = lancedb.connect(self.folder).open_table(table)
+        pinned.checkout(number)
+        return LancePinnedTable(pinned, state)
+
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         for name in COLUMNS:
             table = self._table(name)
@@ -168,6 +193,9 @@ class LanceStore:
             self._tables[name] = self._connect().open_table(name)
         return self._tables[name]
 
+    def _path(self, table: TableName) -> Path:
+        return self.folder / f"{table}.lance"
+
     def _count_unindexed(self, name: TableName) -> int | None:
         """Return the number of rows that the vector index does not contain. None: no index."""
         stats = self._table(name).index_stats(f"{VECTOR}_idx")
@@ -208,4 +236,4 @@ def _may_belong(name: str) -> bool:
     """Return whether a file may belong to a gallery whose creation was interrupted."""
     if name.startswith("gallery.") and name.endswith(".partial"):
         return True
-    return name in (_LOCK_FILE, *(f"{table}.lance" for table in COLUMNS))
+    return name in (_LOCK_FILE, _DERIVED_FOLDER, *(f"{table}.lance" for table in COLUMNS))
