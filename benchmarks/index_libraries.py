@@ -10,6 +10,7 @@ comparison with every row. The filters leave 1 row in 10, 1 in 100, and 20 rows.
 pip install faiss-cpu usearch chroma-hnswlib (hnswlib itself has no wheels)
 """
 
+# ruff: noqa: E402
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -107,9 +108,7 @@ class FaissHnsw(FaissIvf):
         import faiss
 
         self.faiss, self.vectors = faiss, vectors
-        self.index = faiss.index_factory(
-            vectors.shape[1], "HNSW16,SQ8", faiss.METRIC_INNER_PRODUCT
-        )
+        self.index = faiss.index_factory(vectors.shape[1], "HNSW16,SQ8", faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = 80
         self.index.train(vectors)
         self.index.add(vectors)
@@ -141,9 +140,7 @@ class FaissFlat(FaissIvf):
         selector = None
         if allowed is not None:
             selector = self.faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        _, rows = self.index.search(
-            queries, TOP, params=self.faiss.SearchParameters(sel=selector)
-        )
+        _, rows = self.index.search(queries, TOP, params=self.faiss.SearchParameters(sel=selector))
         return np.asarray(rows)
 
 

@@ -1,7 +1,6 @@
 """Building the view of a table, and bringing a view up to date."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +12,7 @@ from dualpath.gallery.derived.cells import Cells
 from dualpath.gallery.derived.part import join, to_parts
 from dualpath.gallery.derived.view import EXACT_ROWS, View
 from dualpath.gallery.schema import CAPTIONS, IMAGES, TableName
-from dualpath.gallery.stores.base import PinnedTable, Store
+from dualpath.gallery.stores.base import PinnedTable, Versions
 from dualpath.types import Mask, Vectors
 
 MAX_FRESH = 10 * EXACT_ROWS  # rows written since the build; above, the store itself searches
@@ -28,17 +27,14 @@ class StoppedError(Exception):
     """The build was told to stop, because its gallery is closed."""
 
 
-def build_view(
-    store: Store, folder: Path, table: TableName, is_stopped: Callable[[], bool]
-) -> View | None:
+def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bool]) -> View | None:
     """Return a view of the current version of a table.
 
     A small table is read into memory. For a large one, the files that this or another process has
     written are used; if they are missing, damaged or too old, they are written again.
 
     Args:
-        store: of the gallery.
-        folder: for the files.
+        versions: of the tables.
         table: to read.
         is_stopped: called regularly; whether to stop.
 
@@ -50,7 +46,7 @@ def build_view(
         StoppedError: ``is_stopped`` has returned true.
         OSError: the files cannot be written.
     """
-    pinned = store.pin(table)
+    pinned = versions.pin(table)
     if pinned is None:
         return None
     dim = pinned.vector_length()
@@ -58,13 +54,14 @@ def build_view(
         parts = list(_until(to_parts(table, pinned.read(), dim), is_stopped))
         base = join(parts, dim)
         return View(pinned.state, base, join([], dim), np.ones(len(base), bool), None)
+    folder = versions.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / f"{table}.lock", is_stopped):
         view = files.open_view(folder, table, dim)
         view = None if view is None else catch_up(view, pinned, table)
         if view is not None and not view.is_worn:
             return view
-        if not _write(store, folder, table, pinned, is_stopped):
+        if not _write(versions, table, pinned, is_stopped):
             return None
         return files.open_view(folder, table, dim)
 
@@ -111,32 +108,31 @@ def _has_rows(pinned: PinnedTable, view: View, numbers: np.ndarray, table: Table
 
 
 def _write(
-    store: Store,
-    folder: Path,
+    versions: Versions,
     table: TableName,
     pinned: PinnedTable,
     is_stopped: Callable[[], bool],
 ) -> bool:
     """Write the files of a table. Return whether an index suits its vectors."""
     dim = pinned.vector_length()
-    with files.new_folder(folder, table) as path:
+    with files.new_folder(versions.folder, table) as path:
         parts = to_parts(table, pinned.read(), dim)
         for _ in _until(files.write_part(path, parts, dim), is_stopped):
             pass
         base = files.open_part(path, dim)
         cells = [step for step in _until(Cells.build(base.vectors), is_stopped) if step][-1]
-        if not cells.tune(base.vectors, _sample_queries(store, table, base.vectors)):
+        if not cells.tune(base.vectors, _sample_queries(versions, table, base.vectors)):
             return False
         files.write_header(path, pinned.state, dim, cells)
     return True
 
 
-def _sample_queries(store: Store, table: TableName, vectors: Vectors) -> list[Vectors]:
+def _sample_queries(versions: Versions, table: TableName, vectors: Vectors) -> list[Vectors]:
     """Return vectors like those that will be searched for: images, and texts if there are some."""
     generator = np.random.default_rng(0)
     samples = [vectors[np.sort(generator.choice(len(vectors), _SAMPLE, replace=False))]]
-    other = CAPTIONS if table == IMAGES else IMAGES
-    pinned = store.pin(other)
+    other: TableName = CAPTIONS if table == IMAGES else IMAGES
+    pinned = versions.pin(other)
     row_ids = pinned.row_ids() if pinned is not None else ()
     if pinned is not None and len(row_ids):
         some = generator.choice(row_ids, min(_SAMPLE, len(row_ids)), replace=False)

@@ -53,12 +53,9 @@ class Cells:
         Yields:
             None several times, so that the caller can stop, and finally the result.
         """
-        import faiss
-
+        faiss = _load_faiss()
         count = round(len(vectors) ** 0.5)
-        index = faiss.index_factory(
-            vectors.shape[1], f"IVF{count},SQ8", faiss.METRIC_INNER_PRODUCT
-        )
+        index = faiss.index_factory(vectors.shape[1], f"IVF{count},SQ8", faiss.METRIC_INNER_PRODUCT)
         index.cp.niter = _ITERATIONS
         index.cp.min_points_per_centroid = 1  # avoids a warning on standard output
         sample = np.random.default_rng(0).permutation(len(vectors))[: _TRAINING_ROWS * count]
@@ -72,14 +69,12 @@ class Cells:
     @classmethod
     def open(cls, path: Path, coverage: int) -> "Cells":
         """Map a file of :meth:`save` into memory."""
-        import faiss
-
+        faiss = _load_faiss()
         return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), coverage)
 
     def save(self, path: Path) -> None:
         """Write the inverted file."""
-        import faiss
-
+        faiss = _load_faiss()
         faiss.write_index(self._index, str(path))
 
     def allow(self, mask: Mask) -> Allowed:
@@ -95,8 +90,7 @@ class Cells:
         rows. A filter thus enlarges the search as much as it needs, also where the allowed rows are
         far from the query.
         """
-        import faiss
-
+        faiss = _load_faiss()
         similarities = queries @ self._centres.T
         order = np.argsort(-similarities, axis=1)
         covered = np.cumsum(allowed.per_cell[order], axis=1)
@@ -156,13 +150,13 @@ def _kth_best(queries: Vectors, vectors: Vectors) -> Vectors:
     for start in range(0, len(vectors), _CHUNK):
         scores = np.hstack([best, queries @ vectors[start : start + _CHUNK].T])
         best = -np.partition(-scores, _RECALL_TOP - 1, axis=1)[:, :_RECALL_TOP]
-    return best.min(axis=1)
+    least: Vectors = best.min(axis=1)
+    return least
 
 
 def _read_cells(index: Any) -> npt.NDArray[np.int32]:
     """Return the cell of each row."""
-    import faiss
-
+    faiss = _load_faiss()
     cells = np.empty(index.ntotal, np.int32)
     for cell in range(index.nlist):
         size = index.invlists.list_size(cell)
@@ -171,11 +165,17 @@ def _read_cells(index: Any) -> npt.NDArray[np.int32]:
     return cells
 
 
+def _load_faiss() -> Any:
+    """Import faiss when it is needed. Its type hints do not describe its Python interface."""
+    import faiss
+
+    return faiss
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let faiss use the calling thread only: starting others takes longer than a search."""
-    import faiss
-
+    faiss = _load_faiss()
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -41,7 +41,7 @@ class Part:
     def row(self, number: int) -> Row:
         """Return the columns of a row, without its vector."""
         start = int(self.ends[number - 1]) if number else 0
-        row: Row = json.loads(self.lines[start : int(self.ends[number])].tobytes())
+        row: Row = json.loads(str(self.lines[start : int(self.ends[number])].data, "utf-8"))
         return row
 
 
@@ -95,9 +95,7 @@ def _join_fields(parts: Sequence[Part]) -> dict[str, pa.ChunkedArray]:
                 chunk
                 for part in parts
                 for chunk in (
-                    part.fields[name].chunks
-                    if name in part.fields
-                    else [pa.nulls(len(part), kind)]
+                    part.fields[name].chunks if name in part.fields else [pa.nulls(len(part), kind)]
                 )
             ],
             kind,

@@ -18,7 +18,7 @@ from dualpath.gallery.derived.build import StoppedError, build_view, catch_up
 from dualpath.gallery.derived.view import View
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.schema import COLUMNS, TableName
-from dualpath.gallery.stores.base import Row, Store
+from dualpath.gallery.stores.base import Row, Store, Versions
 from dualpath.types import Vectors
 
 _SEARCHES_WITHOUT_VIEW = 1  # of one object: reading all rows does not pay for a single search
@@ -52,11 +52,15 @@ class Searcher:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._indices = {table: _TableIndex(store, table) for table in COLUMNS}
+        versions = store.versions
+        self._indices: dict[TableName, _TableIndex] = (
+            {} if versions is None else {table: _TableIndex(versions, table) for table in COLUMNS}
+        )
 
     def search(self, table: TableName, queries: Sequence[VectorQuery]) -> list[Found]:
         """Return the rows nearest to each query."""
-        view = self._indices[table].current()
+        index = self._indices.get(table)
+        view = None if index is None else index.current()
         if view is None:
             return [self._store.search(table, *query) for query in queries]
         groups: dict[tuple[int, Condition | None], list[int]] = {}
@@ -70,11 +74,12 @@ class Searcher:
 
     def prepare(self, table: TableName) -> None:
         """Start to build the view of a table now, in the background."""
-        self._indices[table].prepare()
+        if table in self._indices:
+            self._indices[table].prepare()
 
     def wait(self, table: TableName, seconds: float) -> bool:
         """Wait until no view is being built. Return whether the table has a current view."""
-        return self._indices[table].wait(seconds)
+        return table in self._indices and self._indices[table].wait(seconds)
 
     def close(self) -> None:
         """Stop building. Later searches start again."""
@@ -85,8 +90,8 @@ class Searcher:
 class _TableIndex:
     """The view of one table."""
 
-    def __init__(self, store: Store, table: TableName) -> None:
-        self._store, self._table = store, table
+    def __init__(self, versions: Versions, table: TableName) -> None:
+        self._versions, self._table = versions, table
         self._view: View | None = None
         self._searches = 0
         self._lock = Lock()
@@ -96,7 +101,7 @@ class _TableIndex:
 
     def current(self) -> View | None:
         """Return a view of the current version. None: the store must be searched."""
-        state = self._store.state(self._table)
+        state = self._versions.state(self._table)
         if state is None:
             return None
         view = self._view
@@ -109,14 +114,16 @@ class _TableIndex:
                     self._start(state)
                 return None
             if self._view.state != state:
-                pinned = self._store.pin(self._table)
-                self._view = pinned and catch_up(self._view, pinned, self._table)
+                pinned = self._versions.pin(self._table)
+                old, self._view = self._view, None
+                if pinned is not None:
+                    self._view = catch_up(old, pinned, self._table)
             if self._view is None or self._view.is_worn:
                 self._start(state)
             return self._view
 
     def prepare(self) -> None:
-        state = self._store.state(self._table)
+        state = self._versions.state(self._table)
         with self._lock:
             if state is not None and self._view is None:
                 self._start(state)
@@ -139,24 +146,23 @@ class _TableIndex:
     def _start(self, state: str) -> None:
         """Start to build a view, unless this is being done. The caller has the lock."""
         running = self._thread is not None and self._thread.is_alive()
-        if running or state == self._useless_state or self._store.derived_folder is None:
+        if running or state == self._useless_state:
             return
         name = f"index of {self._table}"
-        self._thread = Thread(
-            target=self._build, args=(state, self._stop), name=name, daemon=True
-        )
+        self._thread = Thread(target=self._build, args=(state, self._stop), name=name, daemon=True)
         self._thread.start()
 
     def _build(self, state: str, stop: Event) -> None:
-        folder, view = self._store.derived_folder, None
+        view = None
         try:
-            if folder is not None:
-                view = build_view(self._store, folder, self._table, stop.is_set)
+            view = build_view(self._versions, self._table, stop.is_set)
         except StoppedError:
             return
         except Exception as error:
             # Whatever is wrong with a derived index, the store answers.
-            log.warning("%s: no index in memory, searches are slower (%s)", folder, error)
+            log.warning(
+                "%s: no index in memory, searches are slower (%s)", self._versions.folder, error
+            )
         with self._lock:
             if stop.is_set():
                 return

@@ -25,7 +25,7 @@ class _Choice(NamedTuple):
     """The rows that a filter leaves: of all rows, and prepared for the cells."""
 
     mask: Mask
-    count: int
+    rows: int
     in_cells: Allowed | None
 
 
@@ -65,7 +65,7 @@ class View:
             where: a filter. None: all rows.
         """
         choice = self._choose(where)
-        top = min(top, choice.count)
+        top = min(top, choice.rows)
         if not top:
             return [[] for _ in queries]
         if choice.in_cells is None:

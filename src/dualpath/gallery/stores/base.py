@@ -37,7 +37,7 @@ class PinnedTable(Protocol):
     id. Compaction may give all rows new ids.
 
     Attributes:
-        state: of the table at this version; see :meth:`Store.state`.
+        state: of the table at this version; see :meth:`Versions.state`.
     """
 
     state: str
@@ -55,6 +55,25 @@ class PinnedTable(Protocol):
         """Return the number of dimensions of the vectors."""
 
 
+class Versions(Protocol):
+    """The versions of a store's tables.
+
+    Attributes:
+        folder: for files that can be computed again.
+    """
+
+    folder: Path
+
+    def state(self, table: TableName) -> str | None:
+        """Return a text that every write to a table changes. It is cheap to call.
+
+        None: the state is unknown; the store itself must be searched.
+        """
+
+    def pin(self, table: TableName) -> PinnedTable | None:
+        """Return the current version of a table. None: it is unknown."""
+
+
 class Store(Protocol):
     """Two tables, whose rows have a vector each, and metadata about the gallery.
 
@@ -64,12 +83,16 @@ class Store(Protocol):
     Attributes:
         allows_parallel_writers: whether processes of several machines may write different rows at
             the same time.
-        derived_folder: for files that can be computed again. None: the engine has an index of its
-            own, and :meth:`state` and :meth:`pin` return None.
     """
 
     allows_parallel_writers: bool
-    derived_folder: Path | None
+
+    @property
+    def versions(self) -> Versions | None:
+        """The versions of the tables, from which an index in memory is derived.
+
+        None: the engine answers all searches itself. See :mod:`dualpath.gallery.derived`.
+        """
 
     def read_metadata(self) -> StoreMetadata | None:
         """Return the metadata, or None if the gallery does not exist."""
@@ -111,12 +134,6 @@ class Store(Protocol):
 
     def count(self, table: TableName) -> int:
         """Return the number of rows."""
-
-    def state(self, table: TableName) -> str | None:
-        """Return a text that every write to a table changes. It is cheap to call."""
-
-    def pin(self, table: TableName) -> PinnedTable | None:
-        """Return the current version of a table."""
 
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         """Add columns for the metadata fields that have none."""

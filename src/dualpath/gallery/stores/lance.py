@@ -24,12 +24,7 @@ from dualpath.gallery.filters import (
 )
 from dualpath.gallery.schema import CAPTIONS, COLUMNS, IMAGES, OWNER, VECTOR, TableName, schema
 from dualpath.gallery.stores.base import Row, StoreMetadata
-from dualpath.gallery.stores.lance_versions import (
-    LancePinnedTable,
-    VersionReader,
-    newest_version,
-    version_state,
-)
+from dualpath.gallery.stores.lance_versions import LanceVersions
 from dualpath.types import Vectors
 from dualpath.utils.files import atomic_write
 
@@ -72,8 +67,7 @@ class LanceStore:
             )
         self._connection: lancedb.DBConnection | None = None
         self._tables: dict[TableName, Any] = {}
-        self.derived_folder = self.folder / _DERIVED_FOLDER
-        self._versions = {name: VersionReader(self._path(name)) for name in COLUMNS}
+        self.versions = LanceVersions(self.folder, self.folder / _DERIVED_FOLDER)
 
     def read_metadata(self) -> StoreMetadata | None:
         if not self._metadata_file.exists():
@@ -130,22 +124,6 @@ class LanceStore:
     def count(self, table: TableName) -> int:
         return int(self._table(table).count_rows())
 
-    def state(self, table: TableName) -> str | None:
-        return self._versions[table].state()
-
-    def pin(self, table: TableName) -> LancePinnedTable | None:
-        versions = self._path(table) / "_versions"
-        try:
-            number = newest_version(versions)
-            if number is None:
-                return None
-            state = version_state(versions, number)
-        except OSError:
-            return None
-        pinned = lancedb.connect(self.folder).open_table(table)
-        pinned.checkout(number)
-        return LancePinnedTable(pinned, state)
-
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         for name in COLUMNS:
             table = self._table(name)
@@ -192,9 +170,6 @@ class LanceStore:
         if name not in self._tables:
             self._tables[name] = self._connect().open_table(name)
         return self._tables[name]
-
-    def _path(self, table: TableName) -> Path:
-        return self.folder / f"{table}.lance"
 
     def _count_unindexed(self, name: TableName) -> int | None:
         """Return the number of rows that the vector index does not contain. None: no index."""

@@ -7,66 +7,82 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 
-from dualpath.gallery.schema import VECTOR
+from dualpath.gallery.schema import VECTOR, TableName
 from dualpath.gallery.stores.base import ROW_ID, RowIds
 
 # Each version has a manifest, whose name counts down, so that the newest is the first.
-_MANIFEST = re.compile(r"(\d{20})\.manifest")
+_MANIFEST = re.compile(r"\d{20}\.manifest")
 _LAST_NUMBER = 2**64 - 1
 _SETTLED = 100_000_000  # nanoseconds; file systems may give two writes the same time within less
 _ROWS_PER_QUERY = 5_000
 
 
-class VersionReader:
-    """Reads the state of a table from its files, without opening it.
+class LanceVersions:
+    """The versions of the tables in a folder; see :class:`dualpath.gallery.stores.base.Versions`.
 
     A version's manifest names its data files, which have random names. So the hash of the manifest
     identifies the content of the table, also if a folder is deleted and written again.
+
+    Args:
+        store: folder of the tables.
+        folder: for derived files.
     """
 
-    def __init__(self, table: Path) -> None:
-        self._folder = table / "_versions"
-        self._known: tuple[tuple[int, int], str] | None = None
+    def __init__(self, store: Path, folder: Path) -> None:
+        self._store, self.folder = store, folder
+        self._known: dict[TableName, tuple[tuple[int, int], str]] = {}
 
-    def state(self) -> str | None:
-        """Return a hash of the newest version. None: the files are arranged in an unknown way.
+    def state(self, table: TableName) -> str | None:
+        """Return the hash of the newest manifest.
 
-        While nothing changes, this reads the modification time of one folder.
+        While nothing changes, this only reads the modification time of a folder.
         """
         try:
-            status = self._folder.stat()
+            status = _manifests(self._store, table).stat()
             stamp = (status.st_ino, status.st_mtime_ns)
-            known = self._known
+            known = self._known.get(table)
             if known is not None and known[0] == stamp:
                 return known[1]
             settled = time.time_ns() - status.st_mtime_ns > _SETTLED
-            number = newest_version(self._folder)
-            if number is None:
-                return None
-            state = version_state(self._folder, number)
+            newest = self._newest(table)
         except OSError:
             return None
-        self._known = (stamp, state) if settled else None
-        return state
+        if newest is None:
+            return None
+        if settled:
+            self._known[table] = (stamp, newest[1])
+        return newest[1]
+
+    def pin(self, table: TableName) -> "LancePinnedTable | None":
+        try:
+            newest = self._newest(table)
+        except OSError:
+            return None
+        if newest is None:
+            return None
+        pinned = lancedb.connect(self._store).open_table(table)
+        pinned.checkout(newest[0])
+        return LancePinnedTable(pinned, newest[1])
+
+    def _newest(self, table: TableName) -> tuple[int, str] | None:
+        """Return the number and the hash of the newest version.
+
+        None: there is none, or its name is unknown.
+        """
+        folder = _manifests(self._store, table)
+        names = [path.name for path in folder.iterdir() if _MANIFEST.fullmatch(path.name)]
+        if not names:
+            return None
+        content = (folder / min(names)).read_bytes()
+        return _LAST_NUMBER - int(min(names)[:20]), blake2b(content, digest_size=16).hexdigest()
 
 
-def newest_version(versions: Path) -> int | None:
-    """Return the number of the newest version. None: there is none, or its name is unknown."""
-    names = [match[1] for path in versions.iterdir() if (match := _MANIFEST.fullmatch(path.name))]
-    return _LAST_NUMBER - int(min(names)) if names else None
-
-
-def version_state(versions: Path, number: int) -> str:
-    """Return the hash of a version.
-
-    Raises:
-        OSError: the version does not exist any more.
-    """
-    content = (versions / f"{_LAST_NUMBER - number:020}.manifest").read_bytes()
-    return blake2b(content, digest_size=16).hexdigest()
+def _manifests(store: Path, table: TableName) -> Path:
+    return store / f"{table}.lance" / "_versions"
 
 
 class LancePinnedTable:

@@ -71,7 +71,7 @@ class MilvusStore:
     """
 
     allows_parallel_writers = True
-    derived_folder = None
+    versions = None  # the server has its index in memory
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -182,12 +182,6 @@ class MilvusStore:
             consistency_level="Strong",
         )
         return int(rows[0]["count(*)"])
-
-    def state(self, table: TableName) -> None:  # noqa: ARG002
-        """Return None: the server has an index in memory."""
-
-    def pin(self, table: TableName) -> None:  # noqa: ARG002
-        """Return None; see :meth:`state`."""
 
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         """Do nothing: the collections accept new fields."""
