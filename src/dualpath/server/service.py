@@ -1,6 +1,7 @@
 """The state that the routes share: the gallery, its model, and the thread that searches."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
@@ -179,6 +180,10 @@ class Service:
         else:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._compute, self._model.embed_texts, ["warm-up"])
+        # The objects made until now live as long as the server. To search all of them for garbage
+        # again and again would stop every request for half a second.
+        gc.collect()
+        gc.freeze()
         self.ready = True
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)

@@ -50,7 +50,7 @@ def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bo
     if pinned is None:
         return None
     dim = pinned.vector_length()
-    if len(pinned.row_ids()) <= EXACT_ROWS:
+    if pinned.count() <= EXACT_ROWS:
         parts = list(_until(to_parts(table, pinned.read(), dim), is_stopped))
         base = join(parts, dim)
         return View(pinned.state, base, join([], dim), np.ones(len(base), bool), None)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dualpath.gallery.schema import COLUMNS, VECTOR, TableName
+from dualpath.gallery.schema import COLUMNS, IMAGES, JSON_COLUMNS, VECTOR, TableName
 from dualpath.gallery.stores.base import ROW_ID, Row, RowIds
 from dualpath.types import IntArray, Vectors
 
@@ -24,6 +24,7 @@ class Part:
         row_ids: of the store, (rows,).
         vectors: unit vectors, (rows, dim).
         lines: the columns of the rows, without vectors and fields, as JSON, one after another.
+            Columns that contain JSON are a part of it, so that it is decoded at once.
         ends: the end of each row in ``lines``, (rows,).
         fields: the columns of the metadata fields. Fields that the store has added later are
             missing; they are null.
@@ -39,7 +40,7 @@ class Part:
         return len(self.row_ids)
 
     def row(self, number: int) -> Row:
-        """Return the columns of a row, without its vector."""
+        """Return the columns of a row, without its vector. JSON in columns is decoded."""
         start = int(self.ends[number - 1]) if number else 0
         row: Row = json.loads(str(self.lines[start : int(self.ends[number])].data, "utf-8"))
         return row
@@ -53,6 +54,8 @@ def to_parts(table: TableName, batches: Iterable[pa.RecordBatch], dim: int) -> I
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.where(lengths > 0, lengths, 1)
         columns = {name: batch.column(name).to_pylist() for name in COLUMNS[table]}
+        for name in JSON_COLUMNS if table == IMAGES else ():
+            columns[name] = [json.loads(cell) for cell in columns[name]]
         lines = [
             json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False).encode()
             for cells in zip(*columns.values(), strict=True)

@@ -42,6 +42,9 @@ class PinnedTable(Protocol):
 
     state: str
 
+    def count(self) -> int:
+        """Return the number of rows."""
+
     def row_ids(self) -> RowIds:
         """Return the ids of all rows, (rows,)."""
 

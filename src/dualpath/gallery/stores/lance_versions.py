@@ -91,6 +91,9 @@ class LancePinnedTable:
     def __init__(self, table: Any, state: str) -> None:
         self._table, self.state = table, state
 
+    def count(self) -> int:
+        return int(self._table.count_rows())
+
     def row_ids(self) -> RowIds:
         query = self._table.search().select([]).with_row_id(True).limit(None)
         row_ids: RowIds = query.to_arrow()[ROW_ID].to_numpy().astype(np.uint64)
