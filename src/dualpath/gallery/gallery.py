@@ -8,12 +8,12 @@ from PIL import Image
 
 from dualpath.errors import FilterError, GalleryError
 from dualpath.gallery import maintenance, search
-from dualpath.gallery.derived.searcher import Searcher, VectorQuery
+from dualpath.gallery.derived.searcher import Found, Searcher, VectorQuery
 from dualpath.gallery.filters import Condition, parse_filter
 from dualpath.gallery.indexing import Indexer, IndexSummary, Runner
 from dualpath.gallery.info import GalleryInfo, read_info, register_fields
 from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
-from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit
+from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
@@ -214,16 +214,19 @@ class Gallery:
                 f"{self.address}: the query has {vector.shape[-1]} dimensions, but the gallery has "
                 f"{self.info.dim}; embed the query with the gallery's model"
             )
-        return self.search_vectors([VectorQuery(vector, top, self.parse_filter(where))])[0]
+        [found] = self.search_rows([VectorQuery(vector, top, self.parse_filter(where))])
+        return [Hit(to_image(row), score) for row, score in found]
 
-    def search_vectors(self, queries: Sequence[VectorQuery]) -> list[list[Hit]]:
-        """Return the images nearest to each of several queries; see :meth:`search_vector`.
+    def search_rows(self, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return the rows of the images nearest to each query, best first, and their cosines.
+
+        This is faster than :meth:`search_vector` for several queries at once.
 
         Raises:
             GalleryError: the gallery is empty.
         """
         self._require_exists()
-        return search.search_images(self._searcher, queries)
+        return self._searcher.search(IMAGES, queries)
 
     def prepare(self) -> None:
         """Start to build the index in memory now, instead of after the first search."""

@@ -182,13 +182,14 @@ def to_image(row: Mapping[str, Any]) -> GalleryImage:
     cells = {name: row[name] for name in COLUMNS[IMAGES]}
     cells |= {
         "path": Path(row["path"]),
-        "captions": tuple(_decode(row["captions"])),
-        "metadata": _decode(row["metadata"]),
+        "captions": tuple(decode_json(row["captions"])),
+        "metadata": decode_json(row["metadata"]),
     }
     return GalleryImage(**cells)
 
 
-def _decode(cell: Any) -> Any:
+def decode_json(cell: Any) -> Any:
+    """Return the content of a column that contains JSON, which may be decoded already."""
     return json.loads(cell) if isinstance(cell, str) else cell
 
 

@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from dualpath.inference.calibration import Calibration
 
 
-def search_images(searcher: Searcher, queries: Sequence[VectorQuery]) -> list[list[Hit]]:
-    """Return the images nearest to each query, best first."""
-    return [
-        [Hit(to_image(row), score) for row, score in found]
-        for found in searcher.search(IMAGES, queries)
-    ]
-
-
 def search_captions(searcher: Searcher, store: Store, query: VectorQuery) -> list[CaptionHit]:
     """Return the captions nearest to a query, best first."""
     [found] = searcher.search(CAPTIONS, [query])

@@ -1,6 +1,7 @@
 """The routes of the API."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -15,8 +16,10 @@ from dualpath.server.schemas import (
     ErrorResponse,
     GalleryResponse,
     ImageResponse,
+    RowHit,
     SearchResponse,
     SessionRequest,
+    search_response,
 )
 from dualpath.server.service import Service
 from dualpath.types import DEFAULT_TOP
@@ -201,6 +204,6 @@ def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _response(service: Service, hits: list[Hit]) -> Response:
-    content = SearchResponse.to_json(hits, await service.total())
+async def _response(service: Service, hits: Sequence[Hit | RowHit]) -> Response:
+    content = search_response(hits, await service.total())
     return Response(content, media_type="application/json")

@@ -12,14 +12,14 @@ from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
 from dualpath.errors import FieldError, GalleryError
-from dualpath.gallery.derived.searcher import VectorQuery
+from dualpath.gallery.derived.searcher import Found, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.schema import GalleryImage, Hit, image_id
 from dualpath.server.batching import Batcher
 from dualpath.server.images import decode_upload, save_upload
 from dualpath.server.metrics import Metrics
-from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse
+from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse, RowHit
 from dualpath.types import Pixels, Vectors
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Service:
         self._model, self._compute, self._metrics = model, compute, metrics
         self._max_pixels = max_pixels
         observe = metrics.batch.observe
-        self._search_texts: Batcher[_TextQuery, list[Hit]] = Batcher(
+        self._search_texts: Batcher[_TextQuery, Found] = Batcher(
             self._answer_texts, compute, observe
         )
         self._embed_pixels: Batcher[Pixels, Vectors] = Batcher(
@@ -76,11 +76,17 @@ class Service:
 
     async def search_by_text(
         self, text: str, top: int, where: str | None, min_probability: float | None = None
-    ) -> list[Hit]:
+    ) -> list[RowHit]:
         """Return the images nearest to a sentence; see :meth:`Gallery.search`."""
         condition = self.gallery.parse_filter(where)
-        hits = await self._search_texts(_TextQuery(text, top, condition))
-        return self.gallery.add_probabilities(hits, min_probability)
+        found = await self._search_texts(_TextQuery(text, top, condition))
+        calibration = self._model.calibration
+        if calibration is None:
+            self.gallery.add_probabilities([], min_probability)  # refuses a minimum
+            return [RowHit(row, score) for row, score in found]
+        hits = (RowHit(row, score, calibration.probability(score)) for row, score in found)
+        least = min_probability or 0.0
+        return [hit for hit in hits if (hit.probability or 0.0) >= least]
 
     async def search_by_image(self, content: bytes, top: int, where: str | None) -> list[Hit]:
         """Return the images nearest to an uploaded image.
@@ -158,9 +164,9 @@ class Service:
             ],
         )
 
-    def _answer_texts(self, queries: Sequence[_TextQuery]) -> list[list[Hit]]:
+    def _answer_texts(self, queries: Sequence[_TextQuery]) -> list[Found]:
         vectors = self._model.embed_texts([query.text for query in queries])
-        return self.gallery.search_vectors(
+        return self.gallery.search_rows(
             [VectorQuery(v, q.top, q.where) for v, q in zip(vectors, queries, strict=True)]
         )
 
