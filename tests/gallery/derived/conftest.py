@@ -45,7 +45,7 @@ def write_images(
             width=40,
             height=30,
             content=f"{number:032x}",
-            captions=(f"caption of {number}", "it's \"ünïcode\""),
+            captions=(f"caption of {number}", 'it\'s "ünïcode"'),
             metadata=values,
         )
         for number, values in zip(numbers, metadata, strict=True)

@@ -97,7 +97,7 @@ class Cells:
         widths = 1 + (covered < min(coverage, covered[0, -1])).sum(axis=1)
         width = int(widths.max())
         cells = np.where(np.arange(width) < widths[:, None], order[:, :width], -1)
-        nearness = np.take_along_axis(similarities, order[:, :width], 1)
+        nearness = similarities[np.arange(len(queries))[:, None], order[:, :width]]
         scores = np.empty((len(queries), count), np.float32)
         rows = np.empty((len(queries), count), np.int64)
         parameters = faiss.SearchParametersIVF(nprobe=width)

@@ -139,8 +139,9 @@ class View:
 
 def _best(rows: IntArray, scores: Vectors, top: int) -> tuple[IntArray, Vectors]:
     """Return the ``top`` best of each line, best first; of equal scores, the first rows."""
+    lines = np.arange(len(rows))[:, None]
     if top < scores.shape[1]:
         chosen = np.argpartition(-scores, top - 1, axis=1)[:, :top]
-        rows, scores = np.take_along_axis(rows, chosen, 1), np.take_along_axis(scores, chosen, 1)
+        rows, scores = rows[lines, chosen], scores[lines, chosen]
     order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+    return rows[lines, order], scores[lines, order]
