@@ -23,7 +23,14 @@ from tests.gallery.derived.conftest import DIM, FIELDS, metadata_of, unit_vector
 
 NewStore = Callable[..., LanceStore]
 FEW, MANY = 300, 8_000  # without and with cells
-FILTERS = ["colour = 'red'", "year = 1950", "sold = true", "colour != 'red' and year is null"]
+FILTERS = [
+    "colour = 'red'",
+    "colour != 'red'",
+    "year >= 1950",
+    "year = 1950",
+    "sold = true",
+    "colour != 'red' and year is null",
+]
 
 
 @contextmanager

@@ -114,8 +114,12 @@ class View:
         cells, allowed, base = self.cells, choice.in_cells, len(self.base)
         if cells is None or allowed is None:
             raise ValueError("the view has no cells")
+        # The nearest rows that a filter leaves are farther away than the nearest of all, but fewer
+        # of them need to be compared. The exponent was measured (benchmarks/derived_index.py).
+        share = int(allowed.per_cell.sum()) / base
+        coverage = max(round(cells.coverage * share ** (1 / 3)), 20 * top)
         # Codes of eight bits may change the order of near neighbours, so more than `top` are taken.
-        rows = cells.candidates(queries, 2 * top + 20, allowed, max(cells.coverage, 20 * top))
+        rows = cells.candidates(queries, 2 * top + 20, allowed, coverage)
         vectors = self.base.vectors[rows]
         scores = np.matmul(vectors, queries[:, :, None])[:, :, 0]
         scores[rows < 0] = -np.inf
