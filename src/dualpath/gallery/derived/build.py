@@ -1,6 +1,7 @@
 """Building the view of a table, and bringing a view up to date."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,10 +24,6 @@ _LOCK_SECONDS = 0.5
 _T = TypeVar("_T")
 
 
-class StoppedError(Exception):
-    """The build was told to stop, because its gallery is closed."""
-
-
 def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bool]) -> View | None:
     """Return a view of the current version of a table.
 
@@ -43,7 +40,7 @@ def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bo
         versions.
 
     Raises:
-        StoppedError: ``is_stopped`` has returned true.
+        CancelledError: ``is_stopped`` has returned true.
         OSError: the files cannot be written.
     """
     pinned = versions.pin(table)
@@ -144,7 +141,7 @@ def _sample_queries(versions: Versions, table: TableName, vectors: Vectors) -> l
 def _until(steps: Iterable[_T], is_stopped: Callable[[], bool]) -> Iterator[_T]:
     for step in steps:
         if is_stopped():
-            raise StoppedError
+            raise CancelledError
         yield step
 
 
@@ -156,6 +153,6 @@ def _lock(path: Path, is_stopped: Callable[[], bool]) -> FileLock:
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             if is_stopped():
-                raise StoppedError from None
+                raise CancelledError from None
         else:
             return lock

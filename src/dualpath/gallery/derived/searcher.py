@@ -9,12 +9,13 @@ A search always answers from the current version of the store:
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 import numpy as np
 
-from dualpath.gallery.derived.build import StoppedError, build_view, catch_up
+from dualpath.gallery.derived.build import build_view, catch_up
 from dualpath.gallery.derived.view import View
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.schema import COLUMNS, TableName
@@ -156,7 +157,7 @@ class _TableIndex:
         view = None
         try:
             view = build_view(self._versions, self._table, stop.is_set)
-        except StoppedError:
+        except CancelledError:
             return
         except Exception as error:
             # Whatever is wrong with a derived index, the store answers.
