@@ -6,6 +6,7 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi.concurrency import run_in_threadpool
@@ -69,6 +70,7 @@ class Service:
         )
         self._decoding = asyncio.Semaphore(_MAX_DECODING)
         self._description: GalleryResponse | None = None
+        self._describing = Lock()
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the tasks that run as long as the server."""
@@ -138,10 +140,13 @@ class Service:
 
     def describe(self) -> GalleryResponse:
         """Return a description of the gallery. It is cached until the gallery changes."""
-        description = self._description
-        if description is None:
-            description = self._description = self._describe()
-            self._metrics.images.set(description.images)
+        with self._describing:  # requests that wait for a description do not all compute it
+            return self._description or self._refresh()
+
+    def _refresh(self) -> GalleryResponse:
+        """Describe the gallery again. Until this is done, requests get the earlier description."""
+        description = self._description = self._describe()
+        self._metrics.images.set(description.images)
         return description
 
     def _describe(self) -> GalleryResponse:
@@ -193,8 +198,7 @@ class Service:
         self.ready = True
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
-            self._description = None
             try:
-                await run_in_threadpool(self.describe)
+                await run_in_threadpool(self._refresh)
             except GalleryError as error:
                 log.warning("%s", error)
