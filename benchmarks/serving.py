@@ -5,11 +5,15 @@
 
 One client sends requests for ten seconds. Then --clients clients send them for --seconds seconds,
 in four rounds. The server embeds the sentences. Prints the time from request to answer (p50, p99),
-the number of errors, and the server's memory after each round.
+the number of errors, the CPU time of the server per request, and its memory after each round.
+
+With --compare SRC, the server of another checkout is measured first, on the same gallery. The bare
+text encoder and the bare index are measured last.
 """
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -27,11 +31,12 @@ from rich.table import Table
 
 import dualpath
 from common import command_line
+from dualpath.gallery.derived.files import open_view
 from dualpath.gallery.info import register_fields
+from dualpath.gallery.schema import IMAGES
 from gallery_engines import CHUNK, Lance, random_vectors
+from load import random_sentence, send_requests
 
-NOUNS = ("dog", "man", "woman", "child", "grass", "water", "snow")
-WORDS = ("a", "red", "blue", "green", "big", "small", "runs", "jumps", "on", "in", "two", *NOUNS)
 START_SECONDS = 120
 ROUNDS = 4
 
@@ -53,30 +58,6 @@ def write_random_gallery(options: argparse.Namespace) -> Path:
     return out
 
 
-def random_sentence(generator: random.Random) -> str:
-    return " ".join(generator.choices(WORDS, k=generator.randint(3, 10)))
-
-
-async def send_requests(url: str, clients: int, seconds: float) -> tuple[list[float], int]:
-    """Let clients search again and again; return the seconds of each request, and the errors."""
-    durations: list[float] = []
-    errors = 0
-
-    async def run_client(number: int) -> None:
-        nonlocal errors
-        generator, end = random.Random(number), time.monotonic() + seconds
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            while time.monotonic() < end:
-                query: dict[str, str | int] = {"q": random_sentence(generator), "top": 20}
-                start = time.perf_counter()
-                answer = await client.get("/v1/search", params=query)
-                durations.append(time.perf_counter() - start)
-                errors += answer.status_code != 200
-
-    await asyncio.gather(*(run_client(number) for number in range(clients)))
-    return sorted(durations), errors
-
-
 def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     """Wait until the server answers; raise ``SystemExit`` if it does not start."""
     end = time.monotonic() + START_SECONDS
@@ -96,6 +77,76 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def measure_server(
+    gallery: Path, source: Path | None, options: argparse.Namespace, table: Table
+) -> tuple[float, float]:
+    """Start a server, measure it, and add rows to the table.
+
+    Args:
+        gallery: to serve.
+        source: folder of the package that serves. None: the installed one.
+        options: of the command line.
+        table: of results.
+
+    Returns:
+        The median milliseconds of one client, and the median requests a second of all clients.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "dualpath", "serve", str(gallery), "--port", str(port)]
+    environment = {**os.environ, **({"PYTHONPATH": str(source)} if source else {})}
+    server = subprocess.Popen([*command, "--rate", "1000000/second"], env=environment)
+    alone, rates = 0.0, []
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", server)
+        # An index in memory is built now; the server answers meanwhile.
+        asyncio.run(send_requests(port, 1, options.settle))
+        rounds = [(1, options.alone), *[(options.clients, options.seconds / ROUNDS)] * ROUNDS]
+        process = psutil.Process(server.pid)
+        for clients, seconds in rounds:
+            before = sum(process.cpu_times()[:2])
+            durations, errors = asyncio.run(send_requests(port, clients, seconds))
+            used = sum(process.cpu_times()[:2]) - before
+            median = 1000 * statistics.median(durations)
+            alone = alone or median
+            rates += [len(durations) / seconds] if clients > 1 else []
+            memory = process.memory_info()
+            table.add_row(
+                str(source or "this"),
+                str(clients),
+                f"{seconds:g}",
+                f"{len(durations) / seconds:,.0f}",
+                str(errors),
+                f"{median:.2f}",
+                f"{1000 * durations[int(0.99 * len(durations))]:.2f}",
+                f"{1000 * used / len(durations):.2f}",
+                f"{memory.rss / 2**20:,.0f}",
+                f"{memory.shared / 2**20:,.0f}",
+            )
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(40)
+    return alone, statistics.median(rates)
+
+
+def bare_milliseconds(gallery: Path) -> tuple[float, float]:
+    """Return the median milliseconds of embedding one sentence, and of faiss alone."""
+    with dualpath.Gallery.open(gallery) as opened:
+        model = opened.model
+        view = open_view(gallery / "derived", IMAGES, model.dim)
+        if view is None or view.cells is None:
+            return float("nan"), float("nan")
+        allowed = view.cells.allow(view.alive)
+        generator, encoding, searching = random.Random(0), [], []
+        for _ in range(300):
+            start = time.perf_counter()
+            vectors = model.embed_texts([random_sentence(generator)])
+            middle = time.perf_counter()
+            view.cells.candidates(vectors, 60, allowed, view.cells.coverage)
+            encoding.append(1000 * (middle - start))
+            searching.append(1000 * (time.perf_counter() - middle))
+    return statistics.median(encoding), statistics.median(searching)
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--gallery", type=Path, help="folder of a gallery")
@@ -109,36 +160,27 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32, help="default: 32")
     parser.add_argument("--seconds", type=float, default=60, help="in all rounds; default: 60")
     parser.add_argument("--alone", type=float, default=10, help="of one client; default: 10")
+    parser.add_argument("--settle", type=float, default=10, help="before that; default: 10")
+    parser.add_argument("--compare", type=Path, help="folder src of another checkout")
     options = parser.parse_args()
     if options.gallery is None and (options.model is None or options.out is None):
         parser.error("give --gallery, or --model and --out")
     gallery = options.gallery or write_random_gallery(options)
-    port = free_port()
-    command = [sys.executable, "-m", "dualpath", "serve", str(gallery), "--port", str(port)]
-    server = subprocess.Popen([*command, "--rate", "1000000/second"])
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url, server)
-        total = httpx.get(f"{url}/v1/about").json()["images"]
-        table = Table(title=f"{gallery}: {total:,} images, top 20")
-        for column in ("clients", "seconds", "requests", "errors", "p50 ms", "p99 ms", "MiB"):
-            table.add_column(column, justify="right")
-        rounds = [(1, options.alone), *[(options.clients, options.seconds / ROUNDS)] * ROUNDS]
-        for clients, seconds in rounds:
-            durations, errors = asyncio.run(send_requests(url, clients, seconds))
-            table.add_row(
-                str(clients),
-                f"{seconds:g}",
-                f"{len(durations):,}",
-                str(errors),
-                f"{1000 * statistics.median(durations):.0f}",
-                f"{1000 * durations[int(0.99 * len(durations))]:.0f}",
-                f"{psutil.Process(server.pid).memory_info().rss / 2**20:,.0f}",
-            )
-        Console(soft_wrap=True).print(table)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(40)
+    table = Table(title=f"{gallery}: top 20, {os.cpu_count()} cores")
+    columns = ("server", "clients", "seconds", "requests/s", "errors", "p50 ms", "p99 ms")
+    for column in (*columns, "CPU ms each", "MiB", "of it mapped"):
+        table.add_column(column, justify="left" if column == "server" else "right")
+    console = Console(soft_wrap=True, width=140)
+    old = measure_server(gallery, options.compare, options, table) if options.compare else None
+    new = measure_server(gallery, None, options, table)
+    console.print(table)
+    encoder, index = bare_milliseconds(gallery)
+    console.print(
+        f"one client {new[0]:.2f} ms; bare text encoder {encoder:.2f} ms and bare index "
+        f"{index:.2f} ms: ratio {new[0] / (encoder + index):.2f}"
+    )
+    if old is not None:
+        console.print(f"requests a second, compared with {options.compare}: {new[1] / old[1]:.1f}")
 
 
 if __name__ == "__main__":

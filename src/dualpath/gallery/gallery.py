@@ -8,11 +8,12 @@ from PIL import Image
 
 from dualpath.errors import FilterError, GalleryError
 from dualpath.gallery import maintenance, search
+from dualpath.gallery.derived.searcher import Found, Searcher, VectorQuery
 from dualpath.gallery.filters import Condition, parse_filter
 from dualpath.gallery.indexing import Indexer, IndexSummary, Runner
 from dualpath.gallery.info import GalleryInfo, read_info, register_fields
 from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
-from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit
+from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
@@ -28,6 +29,9 @@ class Gallery:
 
     Create one with :meth:`open`. A gallery remembers the folder of its model and loads it when a
     method needs it.
+
+    From the second search on, an index in memory answers, which is built in the background
+    (:mod:`dualpath.gallery.derived`). Every search sees what was written before it.
 
     Attributes:
         address: of the gallery.
@@ -56,6 +60,7 @@ class Gallery:
         self.info = info
         self._model = model
         self._exists = exists
+        self._searcher = Searcher(store)
 
     @classmethod
     def open(
@@ -192,8 +197,8 @@ class Gallery:
         self, query: Query, *, top: int = DEFAULT_TOP, where: str | None = None
     ) -> list[CaptionHit]:
         """Return the captions nearest to a sentence or an image; see :meth:`search`."""
-        vector = self.embed(query)
-        return search.search_captions(self.store, vector, top, self.parse_filter(where))
+        vector_query = VectorQuery(self.embed(query), top, self.parse_filter(where))
+        return search.search_captions(self._searcher, self.store, vector_query)
 
     def search_vector(
         self, vector: Vectors, *, top: int = DEFAULT_TOP, where: str | None = None
@@ -209,7 +214,24 @@ class Gallery:
                 f"{self.address}: the query has {vector.shape[-1]} dimensions, but the gallery has "
                 f"{self.info.dim}; embed the query with the gallery's model"
             )
-        return search.search_images(self.store, vector, top, self.parse_filter(where))
+        [found] = self.search_rows([VectorQuery(vector, top, self.parse_filter(where))])
+        return [Hit(to_image(row), score) for row, score in found]
+
+    def search_rows(self, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return the rows of the images nearest to each query, best first, and their cosines.
+
+        This is faster than :meth:`search_vector` for several queries at once.
+
+        Raises:
+            GalleryError: the gallery is empty.
+        """
+        self._require_exists()
+        return self._searcher.search(IMAGES, queries)
+
+    def prepare(self) -> None:
+        """Start to build the index in memory now, instead of after the first search."""
+        if self._check_exists():
+            self._searcher.prepare(IMAGES)
 
     def similar(
         self, image_id: str, *, top: int = DEFAULT_TOP, where: str | None = None
@@ -325,6 +347,7 @@ class Gallery:
 
     def close(self) -> None:
         """Close the files and connections of the gallery."""
+        self._searcher.close()
         self.store.close()
 
     def __enter__(self) -> "Gallery":

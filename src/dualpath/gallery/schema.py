@@ -21,6 +21,7 @@ IMAGES: Final = "pictures"
 CAPTIONS: Final = "captions"
 OWNER: Final = "picture"  # column of a caption: the id of its image
 VECTOR: Final = "vector"
+JSON_COLUMNS: Final = ("captions", "metadata")  # of an image
 
 _ARROW_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.string(),
@@ -174,14 +175,22 @@ def to_rows(
 
 
 def to_image(row: Mapping[str, Any]) -> GalleryImage:
-    """Convert a row of the image table to an image."""
+    """Convert a row of the image table to an image.
+
+    The columns that contain JSON may be decoded already.
+    """
     cells = {name: row[name] for name in COLUMNS[IMAGES]}
     cells |= {
         "path": Path(row["path"]),
-        "captions": tuple(json.loads(row["captions"])),
-        "metadata": json.loads(row["metadata"]),
+        "captions": tuple(decode_json(row["captions"])),
+        "metadata": decode_json(row["metadata"]),
     }
     return GalleryImage(**cells)
+
+
+def decode_json(cell: Any) -> Any:
+    """Return the content of a column that contains JSON, which may be decoded already."""
+    return json.loads(cell) if isinstance(cell, str) else cell
 
 
 def merge_fields(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dualpath.errors import UnknownImageError
-from dualpath.gallery.filters import Condition
+from dualpath.gallery.derived.searcher import Searcher, VectorQuery
 from dualpath.gallery.schema import (
     CAPTIONS,
     IMAGES,
@@ -25,16 +25,9 @@ if TYPE_CHECKING:
     from dualpath.inference.calibration import Calibration
 
 
-def search_images(store: Store, vector: Vectors, top: int, where: Condition | None) -> list[Hit]:
-    """Return the ``top`` images nearest to a unit vector, (dim,), best first."""
-    return [Hit(to_image(row), score) for row, score in store.search(IMAGES, vector, top, where)]
-
-
-def search_captions(
-    store: Store, vector: Vectors, top: int, where: Condition | None
-) -> list[CaptionHit]:
-    """Return the ``top`` captions nearest to a unit vector, (dim,), best first."""
-    found = store.search(CAPTIONS, vector, top, where)
+def search_captions(searcher: Searcher, store: Store, query: VectorQuery) -> list[CaptionHit]:
+    """Return the captions nearest to a query, best first."""
+    [found] = searcher.search(CAPTIONS, [query])
     images = get_images(store, [row[OWNER] for row, _ in found])
     return [
         CaptionHit(row["text"], images[row[OWNER]], score)

@@ -20,6 +20,7 @@ from dualpath.types import Pixels, Vectors
 from dualpath.utils.files import atomic_path
 
 _LOWEST_COSINE = 0.9999  # of the features of ONNX Runtime with those of torch
+_NO_DIFFERENCE = 1e-6
 _FEATURE_CHUNK = 2048  # cached features in one pass through the head
 
 
@@ -171,8 +172,11 @@ def _lowest_cosine(source: OnnxSource, engine: Engine) -> float:
             with torch.no_grad():
                 expected = module(one.to(device)).float().cpu()
             features = torch.from_numpy(engine(one.numpy()))
-            cosines.append(torch.nn.functional.cosine_similarity(features, expected).min())
-    return float(min(cosines))
+            similarity = torch.nn.functional.cosine_similarity(features, expected)
+            # Features of zero have no direction.
+            equal = (features - expected).abs().amax(dim=1) < _NO_DIFFERENCE
+            cosines.append(float(similarity.where(~equal, 1.0).min()))
+    return min(cosines)
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:

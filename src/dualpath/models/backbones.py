@@ -13,6 +13,7 @@ from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from dualpath.errors import BackboneError
+from dualpath.models.layers import GridPool
 from dualpath.recipes.encoders import ResolvedImageEncoder
 from dualpath.recipes.schema import Recipe, ResolvedRecipe
 from dualpath.utils.text import error_reason
@@ -108,7 +109,7 @@ def create_backbone(
         if grid == 1 and not feature_layers:
             width = int(backbone(example).shape[1])
             return backbone.train(), width
-        cells = (nn.AdaptiveAvgPool2d(grid), nn.Flatten()) if grid > 1 else ()
+        cells = (GridPool(grid), nn.Flatten()) if grid > 1 else ()
         multi = MultiFeature(backbone, *cells, feature_layers=feature_layers)
         try:
             last, earlier = multi.feature_maps(example)

@@ -96,3 +96,28 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+class GridPool(nn.AdaptiveAvgPool2d):
+    """Average a map over the cells of a grid, (n, channels, h, w) to (n, channels, grid, grid)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not torch.onnx.is_in_onnx_export():
+            return super().forward(maps)
+        # The exporter supports cells of one size alone.
+        rows, columns = (cell_weights(int(side), self.output_size) for side in maps.shape[2:])
+        return rows @ maps @ columns.T
+
+
+def cell_weights(length: int, cells: int) -> Tensor:
+    """Return the weights of a mean over each cell of adaptive pooling, (cells, length).
+
+    >>> cell_weights(3, 2)
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.0000, 0.5000, 0.5000]])
+    """
+    starts = torch.arange(cells) * length // cells
+    ends = -(-(torch.arange(cells) + 1) * length // cells)
+    place = torch.arange(length)
+    inside = (place >= starts[:, None]) & (place < ends[:, None])
+    return inside / inside.sum(dim=1, keepdim=True)

@@ -11,10 +11,9 @@ from typing import Literal
 
 from fastapi import HTTPException, Request
 from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 
 from dualpath.errors import KeyFileError, ServerError
+from dualpath.server.rate_limit import RateLimiter
 
 Scope = Literal["read", "write"]
 COOKIE = "dualpath_key"
@@ -133,7 +132,7 @@ class AccessControl:
     def __init__(self, keys: KeyFile | None, rate: str) -> None:
         self._keys = keys
         self._rate, self._wrong_key_rate = parse_rate(rate), parse_rate(_WRONG_KEY_RATE)
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limiter = RateLimiter()
 
     @property
     def requires_key(self) -> bool:

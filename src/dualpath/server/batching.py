@@ -1,28 +1,27 @@
-"""Batching: queries that arrive at the same time are embedded together."""
+"""Batching: queries that arrive at the same time are answered together."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
-from dualpath.types import Vectors
-
 _Query = TypeVar("_Query")
+_Answer = TypeVar("_Answer")
 
 
 class OverloadedError(Exception):
     """Too many queries are waiting."""
 
 
-class Batcher(Generic[_Query]):
-    """Embeds queries in batches.
+class Batcher(Generic[_Query, _Answer]):
+    """Answers queries in batches.
 
     The queries that arrive while a batch is computed make the next batch. No query waits for a
     batch to become full, so a single query takes no longer than without batching.
 
     Args:
-        embed: maps queries to unit vectors, (queries, dim). It is called in ``executor``.
-        executor: runs ``embed``.
+        answer: maps queries to one answer each. It is called in ``executor``.
+        executor: runs ``answer``.
         observe: called with the size of each batch.
         max_batch: largest number of queries in a batch.
         max_waiting: number of queries that may wait. More are refused.
@@ -30,26 +29,26 @@ class Batcher(Generic[_Query]):
 
     def __init__(
         self,
-        embed: Callable[[Sequence[_Query]], Vectors],
+        answer: Callable[[Sequence[_Query]], Iterable[_Answer]],
         executor: Executor,
         observe: Callable[[int], None],
         *,
         max_batch: int = 32,
         max_waiting: int = 512,
     ) -> None:
-        self._embed, self._executor, self._observe = embed, executor, observe
+        self._answer, self._executor, self._observe = answer, executor, observe
         self._max_batch = max_batch
-        self._queue: asyncio.Queue[tuple[_Query, asyncio.Future[Vectors]]] = asyncio.Queue(
+        self._queue: asyncio.Queue[tuple[_Query, asyncio.Future[_Answer]]] = asyncio.Queue(
             max_waiting
         )
 
-    async def __call__(self, query: _Query) -> Vectors:
-        """Return the vector of a query, (dim,) float32.
+    async def __call__(self, query: _Query) -> _Answer:
+        """Return the answer to a query.
 
         Raises:
             OverloadedError: too many queries are waiting.
         """
-        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait((query, future))
         except asyncio.QueueFull as error:
@@ -57,7 +56,7 @@ class Batcher(Generic[_Query]):
         return await future
 
     async def run(self) -> None:
-        """Embed queries until the task is cancelled."""
+        """Answer queries until the task is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
@@ -69,12 +68,12 @@ class Batcher(Generic[_Query]):
             self._observe(len(waiting))
             try:
                 queries = [query for query, _ in waiting]
-                vectors = await loop.run_in_executor(self._executor, self._embed, queries)
+                answers = await loop.run_in_executor(self._executor, self._answer, queries)
             except Exception as error:
                 for _, future in waiting:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), vector in zip(waiting, vectors, strict=True):
+            for (_, future), answer in zip(waiting, answers, strict=True):
                 if not future.done():
-                    future.set_result(vector)
+                    future.set_result(answer)

@@ -1,6 +1,7 @@
 """The routes of the API."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ from dualpath.server.images import thumbnail
 from dualpath.server.schemas import (
     ErrorResponse,
     GalleryResponse,
-    HitResponse,
     ImageResponse,
+    RowHit,
     SearchResponse,
     SessionRequest,
+    search_response,
 )
 from dualpath.server.service import Service
 from dualpath.types import DEFAULT_TOP
@@ -27,7 +29,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _service(request: Request) -> Service:
+# These dependencies are coroutines, because FastAPI runs a plain function in another thread.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -37,14 +40,14 @@ def _access(request: Request) -> AccessControl:
     return access
 
 
-def _require_read(request: Request) -> None:
+async def _require_read(request: Request) -> None:
     _access(request).require_read(request)
 
 
-def _require_write(request: Request) -> FilePath:
+async def _require_write(request: Request) -> FilePath:
     """Admit a request that writes, and return the folder of uploads."""
     _access(request).require_write(request)
-    uploads = _service(request).uploads
+    uploads = (await _service(request)).uploads
     if uploads is None:
         raise HTTPException(403, "the gallery is read-only; start the server with --uploads")
     return uploads
@@ -78,30 +81,30 @@ items = APIRouter(tags=["items"], responses=_ERRORS)
 probes = APIRouter(tags=["server"])
 
 
-@searching.get("/search", dependencies=reader)
+@searching.get("/search", dependencies=reader, response_model=SearchResponse)
 async def search(
     service: ServiceParameter,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="A sentence.")],
     top: Top = DEFAULT_TOP,
     where: Where = None,
     min_probability: MinProbability = None,
-) -> SearchResponse:
+) -> Response:
     """Search for the images that fit a sentence."""
     return await _response(service, await service.search_by_text(q, top, where, min_probability))
 
 
-@searching.post("/search/image", dependencies=reader)
+@searching.post("/search/image", dependencies=reader, response_model=SearchResponse)
 async def search_image(
     service: ServiceParameter, file: Upload, top: Top = DEFAULT_TOP, where: Where = None
-) -> SearchResponse:
+) -> Response:
     """Search for images that are similar to an uploaded image, which is not stored."""
     return await _response(service, await service.search_by_image(file, top, where))
 
 
-@searching.get("/items/{id}/similar", dependencies=reader)
+@searching.get("/items/{id}/similar", dependencies=reader, response_model=SearchResponse)
 async def similar(
     service: ServiceParameter, image: ImageParameter, top: Top = DEFAULT_TOP, where: Where = None
-) -> SearchResponse:
+) -> Response:
     """Search for images that are similar to an image of the gallery."""
     hits = await run_in_threadpool(service.gallery.similar, image.id, top=top, where=where)
     return await _response(service, hits)
@@ -201,6 +204,6 @@ def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _response(service: Service, hits: list[Hit]) -> SearchResponse:
-    total = await service.total()
-    return SearchResponse(hits=[HitResponse.from_hit(hit) for hit in hits], total=total)
+async def _response(service: Service, hits: Sequence[Hit | RowHit]) -> Response:
+    content = search_response(hits, await service.total())
+    return Response(content, media_type="application/json")

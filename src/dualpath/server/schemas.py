@@ -1,10 +1,13 @@
 """The JSON of requests and responses."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
-from dualpath.gallery.schema import GalleryImage, Hit
+from dualpath.gallery.schema import GalleryImage, Hit, decode_json
+from dualpath.gallery.stores.base import Row
 
 
 class ImageResponse(BaseModel):
@@ -37,17 +40,42 @@ class HitResponse(ImageResponse):
     score: float
     probability: float | None
 
-    @classmethod
-    def from_hit(cls, hit: Hit) -> "HitResponse":
-        """Return what a client may see of a hit."""
-        return cls(**_image_fields(hit.image), score=hit.score, probability=hit.probability)
-
 
 class SearchResponse(BaseModel):
     """The images found, best first. ``total`` is the number of images in the gallery."""
 
     hits: list[HitResponse]
     total: int
+
+
+class RowHit(NamedTuple):
+    """An image found by a search, as a row of the image table.
+
+    Attributes:
+        row: of the image.
+        score: cosine similarity with the query.
+        probability: see :class:`HitResponse`.
+    """
+
+    row: Row
+    score: float
+    probability: float | None = None
+
+
+def search_response(hits: Iterable[RowHit | Hit], total: int) -> bytes:
+    """Return a :class:`SearchResponse` as JSON.
+
+    Creating and validating a model of every hit would take longer than the search.
+    """
+    fields = [
+        {
+            **(_row_fields(hit.row) if isinstance(hit, RowHit) else _image_fields(hit.image)),
+            "score": hit.score,
+            "probability": hit.probability,
+        }
+        for hit in hits
+    ]
+    return to_json({"hits": fields, "total": total}, inf_nan_mode="null")
 
 
 class FacetValue(BaseModel):
@@ -94,7 +122,19 @@ def _image_fields(image: GalleryImage) -> dict[str, Any]:
         "name": image.name,
         "width": image.width,
         "height": image.height,
-        "captions": list(image.captions),
-        "metadata": dict(image.metadata),
+        "captions": image.captions,
+        "metadata": image.metadata,
         "image": f"/v1/items/{image.id}/image",
+    }
+
+
+def _row_fields(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "width": row["width"],
+        "height": row["height"],
+        "captions": decode_json(row["captions"]),
+        "metadata": decode_json(row["metadata"]),
+        "image": f"/v1/items/{row['id']}/image",
     }

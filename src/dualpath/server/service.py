@@ -1,23 +1,27 @@
-"""The state that the routes share: the gallery, its model, and the thread that embeds."""
+"""The state that the routes share: the gallery, its model, and the thread that searches."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
 from dualpath.errors import FieldError, GalleryError
+from dualpath.gallery.derived.searcher import Found, VectorQuery
+from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.schema import GalleryImage, Hit, image_id
 from dualpath.server.batching import Batcher
 from dualpath.server.images import decode_upload, save_upload
 from dualpath.server.metrics import Metrics
-from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse
-from dualpath.types import Pixels
+from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse, RowHit
+from dualpath.types import Pixels, Vectors
 
 if TYPE_CHECKING:
     from dualpath.inference.model import DualPath
@@ -27,6 +31,12 @@ _MAX_FACET_VALUES = 20
 _MAX_DECODING = 2  # uploads decoded at the same time, because each needs 3 bytes a pixel
 _MAX_WAITING_IMAGES = 64
 log = logging.getLogger("dualpath.server")
+
+
+class _TextQuery(NamedTuple):
+    text: str
+    top: int
+    where: Condition | None
 
 
 class Service:
@@ -52,26 +62,33 @@ class Service:
         self._model, self._compute, self._metrics = model, compute, metrics
         self._max_pixels = max_pixels
         observe = metrics.batch.observe
-        self._embed_text: Batcher[str] = Batcher(model.embed_texts, compute, observe)
-        self._embed_pixels: Batcher[Pixels] = Batcher(
+        self._search_texts: Batcher[_TextQuery, Found] = Batcher(
+            self._answer_texts, compute, observe
+        )
+        self._embed_pixels: Batcher[Pixels, Vectors] = Batcher(
             model.embed_pixels, compute, observe, max_waiting=_MAX_WAITING_IMAGES
         )
         self._decoding = asyncio.Semaphore(_MAX_DECODING)
         self._description: GalleryResponse | None = None
+        self._describing = Lock()
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the tasks that run as long as the server."""
-        return [self._embed_text.run(), self._embed_pixels.run(), self._warm_up_and_refresh()]
+        return [self._search_texts.run(), self._embed_pixels.run(), self._warm_up_and_refresh()]
 
     async def search_by_text(
         self, text: str, top: int, where: str | None, min_probability: float | None = None
-    ) -> list[Hit]:
+    ) -> list[RowHit]:
         """Return the images nearest to a sentence; see :meth:`Gallery.search`."""
-        self.gallery.parse_filter(where)  # a bad filter is refused before the text is embedded
-        vector = await self._embed_text(text)
-        search = self.gallery.search_vector
-        hits = await run_in_threadpool(search, vector, top=top, where=where)
-        return self.gallery.add_probabilities(hits, min_probability)
+        condition = self.gallery.parse_filter(where)
+        found = await self._search_texts(_TextQuery(text, top, condition))
+        calibration = self._model.calibration
+        if calibration is None:
+            self.gallery.add_probabilities([], min_probability)  # refuses a minimum
+            return [RowHit(row, score) for row, score in found]
+        hits = (RowHit(row, score, calibration.probability(score)) for row, score in found)
+        least = min_probability or 0.0
+        return [hit for hit in hits if (hit.probability or 0.0) >= least]
 
     async def search_by_image(self, content: bytes, top: int, where: str | None) -> list[Hit]:
         """Return the images nearest to an uploaded image.
@@ -123,10 +140,13 @@ class Service:
 
     def describe(self) -> GalleryResponse:
         """Return a description of the gallery. It is cached until the gallery changes."""
-        description = self._description
-        if description is None:
-            description = self._description = self._describe()
-            self._metrics.images.set(description.images)
+        with self._describing:  # requests that wait for a description do not all compute it
+            return self._description or self._refresh()
+
+    def _refresh(self) -> GalleryResponse:
+        """Describe the gallery again. Until this is done, requests get the earlier description."""
+        description = self._description = self._describe()
+        self._metrics.images.set(description.images)
         return description
 
     def _describe(self) -> GalleryResponse:
@@ -149,6 +169,12 @@ class Service:
             ],
         )
 
+    def _answer_texts(self, queries: Sequence[_TextQuery]) -> list[Found]:
+        vectors = self._model.embed_texts([query.text for query in queries])
+        return self.gallery.search_rows(
+            [VectorQuery(v, q.top, q.where) for v, q in zip(vectors, queries, strict=True)]
+        )
+
     async def _preprocess(self, content: bytes) -> Pixels:
         def preprocess() -> Pixels:
             return self._model.preprocess(decode_upload(content, self._max_pixels))
@@ -158,15 +184,21 @@ class Service:
 
     async def _warm_up_and_refresh(self) -> None:
         """Use model and store once, because the first use is slow. Then refresh regularly."""
-        vector = await self._embed_text("warm-up")
+        await run_in_threadpool(self.gallery.prepare)
         await self._embed_pixels(self._model.preprocess(Image.new("RGB", (64, 64))))
         if await self.total():
-            await run_in_threadpool(self.gallery.search_vector, vector, top=1)
+            await self.search_by_text("warm-up", 1, None)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._compute, self._model.embed_texts, ["warm-up"])
+        # The objects made until now live as long as the server. To search all of them for garbage
+        # again and again would stop every request for half a second.
+        gc.collect()
+        gc.freeze()
         self.ready = True
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
-            self._description = None
             try:
-                await run_in_threadpool(self.describe)
+                await run_in_threadpool(self._refresh)
             except GalleryError as error:
                 log.warning("%s", error)

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypedDict
+from pathlib import Path
+from typing import Any, Final, Protocol, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dualpath.gallery.filters import Condition, Field
@@ -11,6 +14,8 @@ from dualpath.gallery.schema import TableName
 from dualpath.types import Vectors
 
 Row = dict[str, Any]  # by column name
+RowIds = npt.NDArray[np.uint64]
+ROW_ID: Final = "_rowid"  # the column that :meth:`PinnedTable.read` adds
 
 
 class StoreMetadata(TypedDict):
@@ -25,6 +30,53 @@ class StoreMetadata(TypedDict):
     fields: dict[str, dict[str, str]]
 
 
+class PinnedTable(Protocol):
+    """One version of a table. Later writes do not change it.
+
+    Each row has an id of the engine, which no other row gets. A row that is written again has a new
+    id. Compaction may give all rows new ids.
+
+    Attributes:
+        state: of the table at this version; see :meth:`Versions.state`.
+    """
+
+    state: str
+
+    def count(self) -> int:
+        """Return the number of rows."""
+
+    def row_ids(self) -> RowIds:
+        """Return the ids of all rows, (rows,)."""
+
+    def read(self, row_ids: RowIds | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, or those with some ids, with their vectors, fields and ids.
+
+        The order is any.
+        """
+
+    def vector_length(self) -> int:
+        """Return the number of dimensions of the vectors."""
+
+
+class Versions(Protocol):
+    """The versions of a store's tables.
+
+    Attributes:
+        folder: for files that can be computed again.
+    """
+
+    folder: Path
+
+    def state(self, table: TableName) -> str | None:
+        """Return a text that every write to a table changes. It is cheap to call.
+
+        None: the state is unknown; the store itself must be searched.
+        """
+
+    def pin(self, table: TableName) -> PinnedTable | None:
+        """Return the current version of a table. None: it is unknown."""
+
+
 class Store(Protocol):
     """Two tables, whose rows have a vector each, and metadata about the gallery.
 
@@ -37,6 +89,13 @@ class Store(Protocol):
     """
 
     allows_parallel_writers: bool
+
+    @property
+    def versions(self) -> Versions | None:
+        """The versions of the tables, from which an index in memory is derived.
+
+        None: the engine answers all searches itself. See :mod:`dualpath.gallery.derived`.
+        """
 
     def read_metadata(self) -> StoreMetadata | None:
         """Return the metadata, or None if the gallery does not exist."""

@@ -24,11 +24,13 @@ from dualpath.gallery.filters import (
 )
 from dualpath.gallery.schema import CAPTIONS, COLUMNS, IMAGES, OWNER, VECTOR, TableName, schema
 from dualpath.gallery.stores.base import Row, StoreMetadata
+from dualpath.gallery.stores.lance_versions import LanceVersions
 from dualpath.types import Vectors
 from dualpath.utils.files import atomic_write
 
 METADATA_FILE = "gallery.json"
 _LOCK_FILE = "lock"
+_DERIVED_FOLDER = "derived"
 _INDEX_FROM = 50_000  # rows; below, a search compares all rows in a few milliseconds
 # Measured by benchmarks/gallery.py: recall@10 at a million rows, with and without a filter.
 _PROBES, _REFINE = 30, 3
@@ -65,6 +67,7 @@ class LanceStore:
             )
         self._connection: lancedb.DBConnection | None = None
         self._tables: dict[TableName, Any] = {}
+        self.versions = LanceVersions(self.folder, self.folder / _DERIVED_FOLDER)
 
     def read_metadata(self) -> StoreMetadata | None:
         if not self._metadata_file.exists():
@@ -208,4 +211,4 @@ def _may_belong(name: str) -> bool:
     """Return whether a file may belong to a gallery whose creation was interrupted."""
     if name.startswith("gallery.") and name.endswith(".partial"):
         return True
-    return name in (_LOCK_FILE, *(f"{table}.lance" for table in COLUMNS))
+    return name in (_LOCK_FILE, _DERIVED_FOLDER, *(f"{table}.lance" for table in COLUMNS))

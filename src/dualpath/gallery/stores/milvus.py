@@ -71,6 +71,7 @@ class MilvusStore:
     """
 
     allows_parallel_writers = True
+    versions = None  # the server has its index in memory
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
