@@ -21,22 +21,10 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def exported_bundle(bundle: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle with its text encoder as ONNX."""
-    if (bundle / "text_encoder.fp32.onnx").is_file():
-        return bundle
-    pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
-    folder = shutil.copytree(bundle, tmp_path_factory.mktemp("exported") / "bundle")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def gallery_folder(
-    exported_bundle: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def gallery_folder(bundle: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "gallery"
     photos = shutil.copytree(shapes, folder.with_name("photos"))
-    with dualpath.Gallery.open(folder, model=exported_bundle) as gallery:
+    with dualpath.Gallery.open(folder, model=bundle) as gallery:
         gallery.add(photos)
     return folder
 

@@ -51,18 +51,18 @@ def test_the_folder_has_thumbnails_vectors_and_rows_of_all_images(
 
 
 def test_no_path_of_the_machine_is_published(
-    gallery_folder: Path, exported_bundle: Path, fake_runtime: Path, tmp_path: Path
+    gallery_folder: Path, bundle: Path, fake_runtime: Path, tmp_path: Path
 ) -> None:
     publish(gallery_folder, tmp_path / "site", fake_runtime)
     for path in (tmp_path / "site").rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert str(gallery_folder.parent).encode() not in content
-            assert str(exported_bundle).encode() not in content
+            assert str(bundle).encode() not in content
 
 
 def test_smaller_weights_are_chosen_where_recall_stays(
-    gallery_folder: Path, exported_bundle: Path, fake_runtime: Path, tmp_path: Path
+    gallery_folder: Path, bundle: Path, fake_runtime: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnx", reason="the extra 'export' is not installed")
     sizes = {}
@@ -79,7 +79,7 @@ def test_smaller_weights_are_chosen_where_recall_stays(
             assert graph.weights == weights
         sizes[weights] = (out / "data/text_encoder.onnx").stat().st_size
     assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
-    exact = exported_bundle / "text_encoder.fp32.onnx"
+    exact = bundle / "text_encoder.fp32.onnx"
     assert (tmp_path / "fp32/data/text_encoder.onnx").read_bytes() == exact.read_bytes()
 
 
@@ -134,9 +134,9 @@ def test_images_that_cannot_be_read_are_left_out(
 
 
 def test_a_bundle_without_an_exported_text_encoder_is_an_error_with_the_command(
-    gallery_folder: Path, exported_bundle: Path, fake_runtime: Path, tmp_path: Path
+    gallery_folder: Path, bundle: Path, fake_runtime: Path, tmp_path: Path
 ) -> None:
-    bundle = shutil.copytree(exported_bundle, tmp_path / "bundle")
+    bundle = shutil.copytree(bundle, tmp_path / "bundle")
     (bundle / "text_encoder.fp32.onnx").unlink()
     with pytest.raises(PublishError, match=r"has no text_encoder\.fp32\.onnx; .* dualpath export"):
         publish(gallery_folder, tmp_path / "site", fake_runtime, bundle=bundle)
@@ -151,13 +151,13 @@ def test_a_bundle_without_an_exported_text_encoder_is_an_error_with_the_command(
 )
 def test_an_encoder_that_does_not_fit_is_an_error(
     gallery_folder: Path,
-    exported_bundle: Path,
+    bundle: Path,
     fake_runtime: Path,
     tmp_path: Path,
     change: dict[str, str],
     message: str,
 ) -> None:
-    bundle = shutil.copytree(exported_bundle, tmp_path / "bundle")
+    bundle = shutil.copytree(bundle, tmp_path / "bundle")
     exports = json.loads((bundle / "runtimes.json").read_text())
     (bundle / "runtimes.json").write_text(json.dumps([{**entry, **change} for entry in exports]))
     with pytest.raises(PublishError, match=message):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dualpath.distributed.collectives import all_reduce_sum, world_size
@@ -98,14 +99,18 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-class GridPool(nn.AdaptiveAvgPool2d):
+class GridPool(nn.Module):
     """Average a map over the cells of a grid, (n, channels, h, w) to (n, channels, grid, grid)."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
 
     def forward(self, maps: Tensor) -> Tensor:
         if not torch.onnx.is_in_onnx_export():
-            return super().forward(maps)
+            return F.adaptive_avg_pool2d(maps, self.grid)
         # The exporter supports cells of one size alone.
-        rows, columns = (cell_weights(int(side), self.output_size) for side in maps.shape[2:])
+        rows, columns = (cell_weights(int(side), self.grid) for side in maps.shape[2:])
         return rows @ maps @ columns.T
 
 
