@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import site
 import socket
 import subprocess
@@ -21,10 +20,8 @@ from PIL import Image
 
 from dualpath.datasets.synthetic.shapes import write_shapes
 from dualpath.recipes.schema import SplitRecipe
+from tests.e2e.wheel import ROOT, build_distributions
 
-ROOT = Path(__file__).parents[2]
-PACKAGED = ("src", "docs", "tests", "benchmarks", "examples", "pyproject.toml", "README.md",
-            "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile")  # fmt: skip
 # Without a connection, pretrained weights cannot be downloaded; an epoch is enough for a test.
 WITHOUT_HUB = "--set image_encoder.pretrained=false --set stages.0.epochs=1 --set workers=0"
 
@@ -33,18 +30,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> Path:
-    """A folder with the wheel and the sdist, built from a copy of the repository."""
-    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
-    for name in PACKAGED:
-        source = ROOT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(source, copy / name, ignore=ignored)
-        elif source.exists():
-            shutil.copy(source, copy / name)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), "."]
-    subprocess.run(build, cwd=copy, check=True, capture_output=True)
-    return out
+    """A folder with the wheel and the sdist."""
+    return build_distributions(tmp_path_factory.mktemp("distributions"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dualpath.errors import DualPathError
 from dualpath.types import Progress
+from dualpath.utils.extras import find_extra
 
 out_console = Console(soft_wrap=True)
 err_console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -73,6 +74,11 @@ def handle_errors(hint: str = "") -> Iterator[None]:
     except KeyboardInterrupt as error:
         err_console.print(f"interrupted{hint}", markup=False)
         raise typer.Exit(130) from error
+    except ModuleNotFoundError as error:
+        extra = find_extra(error)
+        if extra is None:
+            raise
+        _fail(f"this needs the package {error.name}: pip install 'dualpath[{extra}]'")
     except (DualPathError, OSError) as error:
         # An error of a data-loading process contains its whole traceback; the last line says it.
         text = str(error)

@@ -5,6 +5,30 @@ from contextlib import contextmanager
 
 from dualpath.errors import MissingPackageError
 
+# The extra that has a package.
+_EXTRAS = {
+    "accelerate": "train",
+    "sklearn": "train",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "transformers": "transformers",
+    "nncf": "export",
+    "onnx": "export",
+    "openvino": "openvino",
+    "pymilvus": "milvus",
+    "ray": "ray",
+}
+
+
+def find_extra(error: ModuleNotFoundError) -> str | None:
+    """Return the extra that has the package of an error; None for packages of no extra.
+
+    >>> find_extra(ModuleNotFoundError(name="torch.nn"))
+    'train'
+    """
+    return _EXTRAS.get((error.name or "").partition(".")[0])
+
 
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
