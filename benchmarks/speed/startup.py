@@ -2,8 +2,8 @@
 
     python benchmarks/speed/startup.py demo/gallery --rclip rclip/bin/rclip
 
-The model of the gallery must be where the gallery records it. ``--rclip`` is the program of rclip in
-an environment of its own. Its model is downloaded at the first search, so only its help is timed.
+The model of the gallery must be where the gallery records it. ``--rclip`` is the program of rclip
+in an environment of its own. Its model is downloaded at the first search, so its help is timed.
 """
 
 import argparse
