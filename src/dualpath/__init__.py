@@ -151,7 +151,8 @@ def _read_version() -> str:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _read_version()
+        globals()[name] = _read_version()
+        return globals()[name]
     if name not in _MODULES:
         raise AttributeError(f"module 'dualpath' has no attribute '{name}'")
     with _needs_extra("train", f"dualpath.{name}"):

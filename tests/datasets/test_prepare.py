@@ -4,7 +4,7 @@ import types
 import pytest
 
 from dualpath.data.manifest import read_manifest
-from dualpath.datasets import prepare as module
+from dualpath.datasets import download as module
 from dualpath.datasets.base import DatasetRow, DatasetSpec
 from dualpath.datasets.download import RemoteFile
 from dualpath.datasets.prepare import DATASETS, find_dataset, prepare

@@ -5,6 +5,7 @@ from torch import nn
 
 from dualpath.exporting.convert import convert
 from dualpath.inference.runtimes import open_engine
+from dualpath.models.onnx import OnnxSource
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +27,8 @@ def batches():
 def convert_to(runtime, network, folder, calibration=()):
     folder.mkdir()
     path = folder / f"network.{'onnx' if runtime == 'onnxruntime' else 'xml'}"
-    dynamic = {0: torch.export.Dim("images")}
-    convert(network, torch.zeros(2, 3, 16, 16), dynamic, runtime, list(calibration), path)
+    source = OnnxSource(network, torch.zeros(2, 3, 16, 16), {0: "images"})
+    convert(source, runtime, list(calibration), path)
     return path
 
 
