@@ -9,7 +9,7 @@ import typer
 
 from dualpath.cli.console import existing_folder, handle_errors, log, out_console
 from dualpath.cli.gallery import Address, Model, index_folder, open_gallery
-from dualpath.errors import ServerError
+from dualpath.utils.extras import needs_extra
 
 keys_app = typer.Typer(no_args_is_help=True)
 
@@ -17,15 +17,8 @@ keys_app = typer.Typer(no_args_is_help=True)
 @contextmanager
 def _server_errors() -> Iterator[None]:
     """Handle errors; a missing package of the server is reported with the extra that has it."""
-    with handle_errors():
-        try:
-            yield
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("dualpath"):
-                raise
-            raise ServerError(
-                f"the server needs the package {error.name}: pip install 'dualpath[serve]'"
-            ) from error
+    with handle_errors(), needs_extra("serve", "the server"):
+        yield
 
 
 KeyPath = Annotated[

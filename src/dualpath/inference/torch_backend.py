@@ -131,6 +131,7 @@ def save_onnx_encoders(
         "image_encoder": image_source(network, recipe),
         "text_encoder": text,
     }
+    digest = fingerprint(network)  # reads all weights
     written = []
     for encoder, source in sources.items():
         path = folder / f"{encoder}.fp32.onnx"
@@ -148,7 +149,7 @@ def save_onnx_encoders(
                 "onnxruntime",
                 "fp32",
                 path.name,
-                fingerprint(network),
+                digest,
                 cosine,
                 speedup=None,
                 encoder=encoder,

@@ -1,16 +1,13 @@
 """What publishing needs of a bundle: its text encoder as ONNX, its tokenizer, its calibration."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.errors import PublishError
-from dualpath.inference.bundle import METRICS, RECIPE, TOKENIZER, find_bundle
+from dualpath.inference.bundle import TOKENIZER, find_bundle, read_bundle
 from dualpath.inference.runtimes import read_exports
-from dualpath.recipes.loading import read_resolved_recipe
-from dualpath.utils.text import error_reason
 
 TEXT_ENCODER = "text_encoder.fp32.onnx"
 
@@ -58,36 +55,27 @@ def read_text_encoder(source: str | Path, fingerprint: str) -> TextEncoderFiles:
             f"{folder / TEXT_ENCODER}: belongs to another model than the gallery; give the bundle "
             "that filled the gallery: --model"
         )
-    if getattr(exported[0], "placed_positions", None):
+    if exported[0].placed_positions:
         raise PublishError(
             f"{folder}: the text encoder places each caption at several positions outside of the "
             "graph, which the page cannot do; train with position_shift: false to publish"
         )
-    text = read_resolved_recipe(folder / RECIPE).text_encoder
+    tokenizer, recipe, metrics, _ = read_bundle(folder)
+    text = recipe.text_encoder
     if text.vocabulary == "subword":
         raise PublishError(
             f"{folder}: the page has no subword tokenizer; publish a gallery whose text encoder "
             "has the vocabulary 'modern' or 'paper'"
         )
-    try:
-        tokenizer = Tokenizer.load(folder / TOKENIZER, text.vocabulary, text.max_words)
-    except ValueError as error:
-        raise PublishError(str(error)) from error
     return TextEncoderFiles(
         folder / TEXT_ENCODER,
         tokenizer,
         {"mode": text.vocabulary, "max_words": text.max_words},
         folder / TOKENIZER,
-        _read_calibration(folder / METRICS),
+        _calibration(metrics),
     )
 
 
-def _read_calibration(path: Path) -> dict[str, float] | None:
-    if not path.is_file():
-        return None
-    try:
-        fitted = json.loads(path.read_text(encoding="utf-8")).get("validation", {})
-    except ValueError as error:
-        raise PublishError(f"{path}: not valid JSON ({error_reason(error)})") from error
-    calibration = fitted.get("calibration")
-    return calibration and {name: calibration[name] for name in ("slope", "intercept")}
+def _calibration(metrics: dict[str, Any]) -> dict[str, float] | None:
+    fitted = metrics.get("validation", {}).get("calibration")
+    return fitted and {name: fitted[name] for name in ("slope", "intercept")}
