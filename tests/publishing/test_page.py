@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import dualpath
 from dualpath.data.manifest import read_manifest
 from dualpath.data.tokenizer import Tokenizer
+from tests.search_page import check_keyboard
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -185,21 +186,7 @@ def test_an_image_shows_its_captions_and_finds_similar_images(
 
 def test_the_page_works_with_the_keyboard(page: "Page") -> None:
     open_page(page)
-    page.locator("#home").focus()
-    page.keyboard.press("/")
-    page.keyboard.type("two small stars")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#results li")
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowRight")
-    focused = "document.activeElement.dataset.id"
-    second = page.locator("#results button").nth(1).get_attribute("data-id")
-    assert page.evaluate(focused) == second
-    page.keyboard.press("Enter")
-    page.get_by_role("dialog").wait_for()
-    page.keyboard.press("Escape")
-    page.wait_for_selector("#detail", state="hidden")
-    assert page.evaluate(focused) == second
+    check_keyboard(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,6 +11,7 @@ import pytest
 import dualpath
 from dualpath.data.manifest import read_manifest
 from dualpath.server.access import KeyFile
+from tests.search_page import check_keyboard
 from tests.server.conftest import Server, running
 
 if TYPE_CHECKING:
@@ -177,21 +178,7 @@ def test_an_image_shows_its_captions_and_metadata_and_finds_similar_images(
 def test_the_page_works_with_the_keyboard(page: "Page") -> None:
     page.goto("/")
     page.wait_for_selector("#message:visible")
-    page.locator("#home").focus()
-    page.keyboard.press("/")
-    page.keyboard.type("two small stars")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#results li")
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowRight")
-    focused = "document.activeElement.dataset.id"
-    second = page.locator("#results button").nth(1).get_attribute("data-id")
-    assert page.evaluate(focused) == second
-    page.keyboard.press("Enter")
-    page.get_by_role("dialog").wait_for()
-    page.keyboard.press("Escape")
-    page.wait_for_selector("#detail", state="hidden")
-    assert page.evaluate(focused) == second
+    check_keyboard(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
