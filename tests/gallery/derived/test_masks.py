@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -71,7 +72,8 @@ def test_a_filter_selects_the_rows_that_the_store_selects(
     assert pinned is not None
     part = join(list(to_parts(IMAGES, pinned.read(), DIM)), DIM)
     mask = evaluate(condition, part.fields, len(part))
-    rows = store._table(IMAGES).search().where(to_sql(condition)).limit(None).to_list()
+    table = lance.dataset(store.folder / f"{IMAGES}.lance")
+    rows = table.to_table(filter=to_sql(condition)).to_pylist()
     assert {part.row(number)["id"] for number in np.flatnonzero(mask)} == {r["id"] for r in rows}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import lance
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from dualpath.gallery.derived import files
 from dualpath.gallery.derived.searcher import Searcher, VectorQuery
 from dualpath.gallery.filters import Condition, parse_filter
 from dualpath.gallery.schema import IMAGES
-from dualpath.gallery.stores.lance import LanceStore
+from dualpath.gallery.stores.lance import LanceStore, to_sql
 from dualpath.types import Vectors
 from tests.gallery.derived.conftest import DIM, FIELDS, metadata_of, unit_vectors, write_images
 
@@ -56,12 +57,8 @@ def right_answer(
     store: LanceStore, vector: Vectors, top: int, where: Condition | None
 ) -> list[tuple[str, float]]:
     """Compare the vector with every row that the store itself selects."""
-    table = store._table(IMAGES)
-    rows = table.search().limit(None).to_list() if where is None else None
-    if rows is None:
-        from dualpath.gallery.stores.lance import to_sql
-
-        rows = table.search().where(to_sql(where)).limit(None).to_list()
+    table = lance.dataset(store.folder / f"{IMAGES}.lance")
+    rows = table.to_table(filter=None if where is None else to_sql(where)).to_pylist()
     scored = [(row["name"], float(np.dot(row["vector"], vector))) for row in rows]
     return sorted(scored, key=lambda pair: -pair[1])[:top]
 
@@ -239,7 +236,7 @@ def test_vectors_without_structure_are_searched_by_the_store(new_store: NewStore
 BUILD = """
 import sys
 from dualpath.gallery.derived.searcher import Searcher
-from dualpath.gallery.stores.lance import LanceStore
+from dualpath.gallery.stores.lance import LanceStore, to_sql
 searcher = Searcher(LanceStore(sys.argv[1]))
 print("start", flush=True)
 searcher.prepare("pictures")

@@ -1,17 +1,16 @@
-"""The embedded store: LanceDB in a folder."""
+"""The embedded store: tables of the Lance format in a folder."""
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-import lancedb
+import lance
 import pyarrow as pa
 from filelock import FileLock
-from lancedb.index import BTree, IvfSq
 
 from dualpath.errors import GalleryError
 from dualpath.gallery.filters import (
@@ -24,7 +23,7 @@ from dualpath.gallery.filters import (
 )
 from dualpath.gallery.schema import CAPTIONS, COLUMNS, IMAGES, OWNER, VECTOR, TableName, schema
 from dualpath.gallery.stores.base import Row, StoreMetadata
-from dualpath.gallery.stores.lance_versions import LanceVersions
+from dualpath.gallery.stores.lance_versions import LanceVersions, table_path
 from dualpath.types import Vectors
 from dualpath.utils.files import atomic_write
 
@@ -41,8 +40,6 @@ _LOOKUP_COLUMNS: dict[TableName, tuple[str, str]] = {
     IMAGES: ("id", "content"),
     CAPTIONS: ("id", OWNER),
 }
-
-logging.getLogger("lance").setLevel(logging.ERROR)
 
 
 class LanceStore:
@@ -65,8 +62,9 @@ class LanceStore:
             raise GalleryError(
                 f"{self.folder}: contains other files; give an empty or new folder for the gallery"
             )
-        self._connection: lancedb.DBConnection | None = None
-        self._tables: dict[TableName, Any] = {}
+        self._session = lance.Session()  # type: ignore[attr-defined]
+        self._lock = Lock()
+        self._opened: dict[TableName, tuple[str, lance.LanceDataset]] = {}
         self.versions = LanceVersions(self.folder, self.folder / _DERIVED_FOLDER)
 
     def read_metadata(self) -> StoreMetadata | None:
@@ -79,9 +77,10 @@ class LanceStore:
         return metadata
 
     def write_metadata(self, metadata: StoreMetadata) -> None:
-        connection = self._connect()
-        for name in set(COLUMNS) - set(connection.list_tables().tables):
-            connection.create_table(name, schema=schema(name, metadata["dim"], {}))
+        for name in COLUMNS:
+            path = table_path(self.folder, name)
+            if not path.exists():
+                lance.write_dataset(schema(name, metadata["dim"], {}).empty_table(), path)
         text = json.dumps(metadata, indent=2, ensure_ascii=False)
         atomic_write(self._metadata_file, text + "\n")
 
@@ -91,21 +90,34 @@ class LanceStore:
 
     def upsert(self, table: TableName, rows: pa.Table) -> None:
         if rows.num_rows:
-            merge = self._table(table).merge_insert("id")
+            merge = self._latest(table).merge_insert("id")
             merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def delete(self, table: TableName, column: str, values: Sequence[str]) -> None:
         for condition in _membership_conditions(column, values):
-            self._table(table).delete(condition)
+            self._latest(table).delete(condition)
 
     def search(
         self, table: TableName, vector: Vectors, top: int, where: Condition | None
     ) -> list[tuple[Row, float]]:
-        query = self._table(table).search(vector, vector_column_name=VECTOR)
-        query = query.distance_type("cosine").nprobes(_PROBES).refine_factor(_REFINE)
-        if where is not None:
-            query = query.where(to_sql(where), prefilter=True)
-        rows = query.select([*COLUMNS[table], "_distance"]).limit(top).to_list()
+        nearest = {
+            "column": VECTOR,
+            "q": vector,
+            "k": top,
+            "metric": "cosine",
+            "nprobes": _PROBES,
+            "refine_factor": _REFINE,
+        }
+        rows: list[Row] = (
+            self._open(table)
+            .to_table(
+                columns=[*COLUMNS[table], "_distance"],
+                nearest=nearest,
+                filter=None if where is None else to_sql(where),
+                prefilter=True,
+            )
+            .to_pylist()
+        )
         return [(row, 1.0 - float(row.pop("_distance"))) for row in rows]
 
     def get(
@@ -114,67 +126,77 @@ class LanceStore:
         columns = [*COLUMNS[table], *([VECTOR] if vectors else [])]
         rows: list[Row] = []
         for condition in _membership_conditions(column, values):
-            query = self._table(table).search().where(condition).select(columns)
-            rows += query.limit(None).to_list()
+            rows += self._open(table).to_table(columns=columns, filter=condition).to_pylist()
         return rows
 
     def scan(self, table: TableName, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self._table(table).search().select(list(columns)).limit(None).to_batches()
+        yield from self._open(table).to_batches(columns=list(columns))
 
     def count(self, table: TableName) -> int:
-        return int(self._table(table).count_rows())
+        return int(self._open(table).count_rows())
 
     def add_fields(self, fields: Mapping[str, Field]) -> None:
         for name in COLUMNS:
-            table = self._table(name)
+            table = self._latest(name)
             present = set(table.schema.names)
             new = [column for column in schema(name, 1, fields) if column.name not in present]
             if new:
-                table.add_columns(new)
+                table.add_columns(pa.schema(new))
 
     def optimize(self) -> None:
         for name, columns in _LOOKUP_COLUMNS.items():
-            table = self._table(name)
+            table = self._latest(name)
             rows = int(table.count_rows())
             if rows >= _INDEX_FROM:
-                indices = {index.name for index in table.list_indices()}
+                indices = {index.name for index in table.describe_indices()}
                 for column in columns:
                     if f"{column}_idx" not in indices:
-                        table.create_index(column, config=BTree())
-                unindexed = self._count_unindexed(name)
+                        table.create_scalar_index(column, "BTREE")
+                unindexed = _count_unindexed(table)
                 if unindexed is None or unindexed > _MAX_UNINDEXED * rows:
-                    table.create_index(VECTOR, config=IvfSq(distance_type="cosine"))
-            table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+                    table.create_index(VECTOR, "IVF_SQ", metric="cosine", replace=True)
+            table.optimize.compact_files()
+            table.optimize.optimize_indices()
+            table.cleanup_old_versions(older_than=_KEEP_VERSIONS)
 
     def describe(self) -> dict[str, str]:
         size = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-        unindexed = self._count_unindexed(IMAGES)
+        unindexed = _count_unindexed(self._open(IMAGES))
         index = (
             "none, searches compare all rows"
             if unindexed is None
             else f"IVF with 8-bit codes, {unindexed:,} rows not yet indexed"
         )
-        return {"store": "LanceDB", "size on disk": f"{size / 2**20:,.1f} MiB", "index": index}
+        return {"store": "Lance", "size on disk": f"{size / 2**20:,.1f} MiB", "index": index}
 
     def close(self) -> None:
-        self._tables.clear()
-        self._connection = None
+        with self._lock:
+            self._opened.clear()
 
-    def _connect(self) -> lancedb.DBConnection:
-        if self._connection is None:
-            # Every call reads what another process has written.
-            self._connection = lancedb.connect(self.folder, read_consistency_interval=timedelta(0))
-        return self._connection
+    def _open(self, name: TableName) -> lance.LanceDataset:
+        """Return the current version of a table for reading; several threads may share it."""
+        state = self.versions.state(name)
+        with self._lock:
+            opened = self._opened.get(name)
+        if opened is not None and opened[0] == state:
+            return opened[1]
+        table = self._latest(name)
+        if state is not None:
+            with self._lock:
+                self._opened[name] = (state, table)
+        return table
 
-    def _table(self, name: TableName) -> Any:
-        if name not in self._tables:
-            self._tables[name] = self._connect().open_table(name)
-        return self._tables[name]
+    def _latest(self, name: TableName) -> lance.LanceDataset:
+        """Open the current version of a table. A write to this object changes it."""
+        return lance.dataset(table_path(self.folder, name), session=self._session)
 
-    def _count_unindexed(self, name: TableName) -> int | None:
-        """Return the number of rows that the vector index does not contain. None: no index."""
-        stats = self._table(name).index_stats(f"{VECTOR}_idx")
-        return None if stats is None else int(stats.num_unindexed_rows)
+
+def _count_unindexed(table: lance.LanceDataset) -> int | None:
+    """Return the number of rows that the vector index does not contain. None: no index."""
+    for index in table.describe_indices():
+        if index.name == f"{VECTOR}_idx":
+            return int(table.count_rows()) - int(index.num_rows_indexed)
+    return None
 
 
 def to_sql(condition: Condition) -> str:

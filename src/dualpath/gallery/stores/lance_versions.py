@@ -1,13 +1,12 @@
-"""Versions of a LanceDB table: finding out that a table has changed, and reading one version."""
+"""Versions of a Lance table: finding out that a table has changed, and reading one version."""
 
 import re
 import time
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 
@@ -64,9 +63,8 @@ class LanceVersions:
             return None
         if newest is None:
             return None
-        pinned = lancedb.connect(self._store).open_table(table)
-        pinned.checkout(newest[0])
-        return LancePinnedTable(pinned, newest[1])
+        dataset = lance.dataset(table_path(self._store, table), version=newest[0])
+        return LancePinnedTable(dataset, newest[1])
 
     def _newest(self, table: TableName) -> tuple[int, str] | None:
         """Return the number and the hash of the newest version.
@@ -81,34 +79,36 @@ class LanceVersions:
         return _LAST_NUMBER - int(min(names)[:20]), blake2b(content, digest_size=16).hexdigest()
 
 
+def table_path(store: Path, table: TableName) -> Path:
+    """Return the folder of a table."""
+    return store / f"{table}.lance"
+
+
 def _manifests(store: Path, table: TableName) -> Path:
-    return store / f"{table}.lance" / "_versions"
+    return table_path(store, table) / "_versions"
 
 
 class LancePinnedTable:
     """One version of a table; see :class:`dualpath.gallery.stores.base.PinnedTable`."""
 
-    def __init__(self, table: Any, state: str) -> None:
-        self._table, self.state = table, state
+    def __init__(self, dataset: lance.LanceDataset, state: str) -> None:
+        self._dataset, self.state = dataset, state
 
     def count(self) -> int:
-        return int(self._table.count_rows())
+        return int(self._dataset.count_rows())
 
     def row_ids(self) -> RowIds:
-        query = self._table.search().select([]).with_row_id(True).limit(None)
-        row_ids: RowIds = query.to_arrow()[ROW_ID].to_numpy().astype(np.uint64)
+        table = self._dataset.to_table(columns=[], with_row_id=True)
+        row_ids: RowIds = table[ROW_ID].to_numpy().astype(np.uint64)
         return row_ids
 
     def read(self, row_ids: RowIds | None = None) -> Iterator[pa.RecordBatch]:
         if row_ids is None:
-            query = self._table.search().with_row_id(True).limit(None)
-            yield from query.to_batches()
+            yield from self._dataset.to_batches(with_row_id=True)
             return
-        columns = self._table.schema.names
         for start in range(0, len(row_ids), _ROWS_PER_QUERY):
-            some = row_ids[start : start + _ROWS_PER_QUERY].tolist()
-            query = self._table.take_row_ids(some).select(columns).with_row_id()
-            yield from query.to_arrow().combine_chunks().to_batches()
+            some = ", ".join(map(str, row_ids[start : start + _ROWS_PER_QUERY].tolist()))
+            yield from self._dataset.to_batches(filter=f"{ROW_ID} in ({some})", with_row_id=True)
 
     def vector_length(self) -> int:
-        return int(self._table.schema.field(VECTOR).type.list_size)
+        return int(self._dataset.schema.field(VECTOR).type.list_size)
