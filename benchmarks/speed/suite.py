@@ -40,7 +40,7 @@ from common import command_line, commit
 from dualpath.utils.memory import tune_malloc
 from training import training_rows
 
-PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "nncf", "open_clip_torch", "lancedb")
+PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "nncf", "open_clip_torch", "pylance")
 PARTS = (
     "training",
     "images",

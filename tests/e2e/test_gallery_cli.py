@@ -49,7 +49,7 @@ def test_info_verify_export_remove_and_sync(gallery, photos, tmp_path):
         "images           100",
         "captions         300",
         "count (number)",
-        "LanceDB",
+        "Lance",
         "small (",
     ):
         assert part in shown

@@ -10,7 +10,6 @@ from dualpath.errors import FilterError, GalleryError
 from dualpath.gallery import maintenance, search
 from dualpath.gallery.derived.searcher import Found, Searcher, VectorQuery
 from dualpath.gallery.filters import Condition, parse_filter
-from dualpath.gallery.indexing import Indexer, IndexSummary, Runner
 from dualpath.gallery.info import GalleryInfo, read_info, register_fields
 from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
 from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
@@ -19,6 +18,7 @@ from dualpath.gallery.stores.factory import open_store
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
 
 if TYPE_CHECKING:
+    from dualpath.gallery.indexing import Indexer, IndexSummary, Runner
     from dualpath.inference.model import DualPath
 
 Query = str | Path | Image.Image
@@ -69,7 +69,7 @@ class Gallery:
         """Open a gallery. If it does not exist, the first image that is added creates it.
 
         Args:
-            address: a folder (LanceDB), or ``http://HOST:PORT/NAME`` (Milvus).
+            address: a folder (Lance), or ``http://HOST:PORT/NAME`` (Milvus).
             model: a model, or the folder or hub id of a bundle, which is then loaded. None: the
                 model that filled the gallery, loaded when a method needs it.
 
@@ -112,7 +112,7 @@ class Gallery:
         roots: Sequence[str | Path] = (),
         ray: bool = False,
         progress: Progress = no_progress,
-    ) -> IndexSummary:
+    ) -> "IndexSummary":
         """Index the images of a folder: those of its manifest, or all image files below it.
 
         Images that are already indexed are skipped. Images that have changed are written again. If
@@ -132,13 +132,15 @@ class Gallery:
             GalleryError: a folder does not exist, or metadata does not fit the gallery's fields.
         """
         runner = _ray_runner() if ray else None
-        indexer = Indexer(self.store, self.model, self.info, address=self.address)
+        indexer = self._indexer()
         try:
             return indexer.add_folder(
                 Path(folder), [Path(root) for root in roots], runner=runner, progress=progress
             )
         finally:
             self.info = indexer.info
+            if self._check_exists():
+                self._searcher.save(IMAGES)
 
     def add_image(
         self, path: Path, *, captions: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
@@ -154,7 +156,7 @@ class Gallery:
             ImageError: the file is missing or cannot be decoded.
             FieldError: a value does not have the type of its field.
         """
-        indexer = Indexer(self.store, self.model, self.info, address=self.address)
+        indexer = self._indexer()
         try:
             return indexer.add_image(path, captions=captions, metadata=metadata)
         finally:
@@ -301,7 +303,9 @@ class Gallery:
             The number of images removed.
         """
         self._require_exists()
-        return maintenance.remove(self.store, targets)
+        removed = maintenance.remove(self.store, targets)
+        self._searcher.save(IMAGES)
+        return removed
 
     def sync(self, progress: Progress = no_progress) -> int:
         """Remove the images whose files do not exist. Return the number of images removed.
@@ -311,7 +315,9 @@ class Gallery:
                 mounted; nothing is removed.
         """
         self._require_exists()
-        return maintenance.sync(self.store, self.info.roots, progress)
+        removed = maintenance.sync(self.store, self.info.roots, progress)
+        self._searcher.save(IMAGES)
+        return removed
 
     def verify(self, progress: Progress = no_progress) -> list[str]:
         """Check the rows of the gallery and the image files. Return the problems, a line each."""
@@ -356,6 +362,11 @@ class Gallery:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _indexer(self) -> "Indexer":
+        from dualpath.gallery.indexing import Indexer  # a search should start without it
+
+        return Indexer(self.store, self.model, self.info, address=self.address)
+
     def _check_exists(self) -> bool:
         if not self._exists:
             self.refresh()
@@ -368,7 +379,7 @@ class Gallery:
             )
 
 
-def _ray_runner() -> Runner:
+def _ray_runner() -> "Runner":
     try:
         from dualpath.gallery.ray_indexing import run_on_ray
     except ImportError as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dualpath.data.images import image_hash, image_state, read_image_bytes
 from dualpath.errors import GalleryError, ImageError
@@ -120,6 +119,8 @@ def verify(store: Store, dim: int, progress: Progress) -> list[str]:
 
 def export(store: Store, dim: int, path: Path) -> int:
     """Write all images with their vectors to a Parquet file. Return the number of images."""
+    import pyarrow.parquet as pq  # a search should start without it
+
     columns = [*COLUMNS[IMAGES], VECTOR]
     schema = pa.schema(
         [

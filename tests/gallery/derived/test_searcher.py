@@ -289,3 +289,50 @@ def test_searches_and_writes_at_the_same_time_agree(new_store: NewStore) -> None
 def test_a_search_in_an_empty_table_finds_nothing(new_store: NewStore) -> None:
     with prepared(new_store(0)) as searcher:
         assert search(searcher, np.ones(DIM, np.float32)) == []
+
+
+def test_a_new_process_answers_from_the_files_of_a_small_table_without_opening_the_store(
+    new_store: NewStore,
+) -> None:
+    store = new_store(FEW)
+    Searcher(store).save(IMAGES)
+    code = (
+        "import sys, numpy as np\n"
+        "from dualpath.gallery.derived.searcher import Searcher, VectorQuery\n"
+        "from dualpath.gallery.stores.lance import LanceStore\n"
+        "vector = np.zeros(int(sys.argv[2]), np.float32); vector[0] = 1\n"
+        "searcher = Searcher(LanceStore(sys.argv[1]))\n"
+        "[found] = searcher.search('pictures', [VectorQuery(vector, 5, None)])\n"
+        "print('lance' in sys.modules, *(row['name'] for row, _ in found))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code, str(store.folder), str(DIM)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    vector = np.zeros(DIM, np.float32)
+    vector[0] = 1
+    assert output == ["False", *(name for name, _ in right_answer(store, vector, 5, None))]
+
+
+@pytest.mark.parametrize("change", ["write", "damage", "delete"])
+def test_files_of_a_small_table_are_not_used_if_they_are_not_current(
+    new_store: NewStore, change: str
+) -> None:
+    store = new_store(FEW)
+    Searcher(store).save(IMAGES)
+    [folder] = store.versions.folder.glob("pictures-*")
+    if change == "write":
+        write_images(store, [FEW], unit_vectors(1, 3), [{}])
+    elif change == "damage":
+        content = bytearray((folder / "vectors").read_bytes())
+        content[40] ^= 255
+        (folder / "vectors").write_bytes(content)
+    else:
+        shutil.rmtree(folder)
+    vector = unit_vectors(1, 3)[0]
+    [found] = Searcher(store).search(IMAGES, [VectorQuery(vector, 5, None)])
+    right = [name for name, _ in right_answer(store, vector, 5, None)]
+    assert names(found) == right
+    assert (right[0] == str(FEW)) == (change == "write")

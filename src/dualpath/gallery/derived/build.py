@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from dualpath.gallery.derived import files
 from dualpath.gallery.derived.cells import Cells
-from dualpath.gallery.derived.part import join, to_parts
+from dualpath.gallery.derived.part import Part, join, to_parts
 from dualpath.gallery.derived.view import EXACT_ROWS, View
 from dualpath.gallery.schema import CAPTIONS, IMAGES, TableName
 from dualpath.gallery.stores.base import PinnedTable, Versions
@@ -27,8 +27,9 @@ _T = TypeVar("_T")
 def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bool]) -> View | None:
     """Return a view of the current version of a table.
 
-    A small table is read into memory. For a large one, the files that this or another process has
-    written are used; if they are missing, damaged or too old, they are written again.
+    A small table is read into memory, and written to files for :func:`open_saved_view`. For a large
+    one, the files that this or another process has written are used; if they are missing, damaged
+    or too old, they are written again.
 
     Args:
         versions: of the tables.
@@ -48,19 +49,54 @@ def build_view(versions: Versions, table: TableName, is_stopped: Callable[[], bo
         return None
     dim = pinned.vector_length()
     if pinned.count() <= EXACT_ROWS:
-        parts = list(_until(to_parts(table, pinned.read(), dim), is_stopped))
-        base = join(parts, dim)
+        base = join(list(_until(to_parts(table, pinned.read(), dim), is_stopped)), dim)
+        _save(versions.folder, table, pinned.state, base)
         return View(pinned.state, base, join([], dim), np.ones(len(base), bool), None)
     folder = versions.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / f"{table}.lock", is_stopped):
-        view = files.open_view(folder, table, dim)
-        view = None if view is None else catch_up(view, pinned, table)
-        if view is not None and not view.is_worn:
-            return view
+        view = files.open_view(folder, table)
+        if view is not None and view.fresh.vectors.shape[1] == dim:
+            view = catch_up(view, pinned, table)
+            if view is not None and view.cells is not None and not view.is_worn:
+                return view
         if not _write(versions, table, pinned, is_stopped):
             return None
-        return files.open_view(folder, table, dim)
+        return files.open_view(folder, table)
+
+
+def open_saved_view(versions: Versions, table: TableName, state: str) -> View | None:
+    """Return the view of a small table from its files, without opening the store.
+
+    None: the files are missing, damaged or of another version, or the table is large.
+    """
+    return files.open_view(versions.folder, table, state, EXACT_ROWS)
+
+
+def save_small_view(versions: Versions, table: TableName) -> None:
+    """Write the files of a small table. Of a large one, or if they are current, do nothing."""
+    pinned = versions.pin(table)
+    if pinned is None or pinned.count() > EXACT_ROWS:
+        return
+    if open_saved_view(versions, table, pinned.state) is None:
+        parts = list(to_parts(table, pinned.read(), pinned.vector_length()))
+        _save(versions.folder, table, pinned.state, join(parts, pinned.vector_length()))
+
+
+def _save(folder: Path, table: TableName, state: str, base: Part) -> None:
+    """Write a view without cells. If another process writes, or nothing can be written, do not."""
+    dim = base.vectors.shape[1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(folder / f"{table}.lock", timeout=0),
+            files.new_folder(folder, table) as path,
+        ):
+            for _ in files.write_part(path, [base], dim):
+                pass
+            files.write_header(path, state, dim, len(base), None)
+    except (OSError, Timeout):
+        return
 
 
 def catch_up(view: View, pinned: PinnedTable, table: TableName) -> View | None:
@@ -120,7 +156,7 @@ def _write(
         cells = [step for step in _until(Cells.build(base.vectors), is_stopped) if step][-1]
         if not cells.tune(base.vectors, _sample_queries(versions, table, base.vectors)):
             return False
-        files.write_header(path, pinned.state, dim, cells)
+        files.write_header(path, pinned.state, dim, len(base), cells)
     return True
 
 

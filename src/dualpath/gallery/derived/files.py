@@ -89,36 +89,55 @@ def open_part(folder: Path, dim: int) -> Part:
     )
 
 
-def write_header(folder: Path, state: str, dim: int, cells: Cells) -> None:
-    """Complete a folder: write the cells and what is needed to check all files."""
-    cells.save(folder / _CELLS)
+def write_header(folder: Path, state: str, dim: int, rows: int, cells: Cells | None) -> None:
+    """Complete a folder: write the cells, if any, and what is needed to check all files."""
+    if cells is not None:
+        cells.save(folder / _CELLS)
     header = {
         "format": _FORMAT,
         "state": state,
         "dim": dim,
-        "coverage": cells.coverage,
+        "rows": rows,
+        "coverage": None if cells is None else cells.coverage,
         "files": {path.name: _checksum(path) for path in sorted(folder.iterdir())},
     }
     (folder / _HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
 
 
-def open_view(folder: Path, table: TableName, dim: int) -> View | None:
-    """Map the newest index of a table into memory. None: there is none, or it is damaged."""
+def open_view(
+    folder: Path, table: TableName, state: str | None = None, max_rows: int | None = None
+) -> View | None:
+    """Map the newest index of a table into memory.
+
+    Args:
+        folder: of all derived files.
+        table: of the store.
+        state: the only version wanted. None: any.
+        max_rows: a larger index is not opened, since checking its files takes long. None: any.
+
+    Returns:
+        The view. None: there is none, or it is damaged.
+    """
     for path in sorted(folder.glob(f"{table}-*"), key=_age):
         if path.suffix == _PARTIAL:
             continue
         try:
             header = json.loads((path / _HEADER).read_text("utf-8"))
-            files = {file.name: _checksum(file) for file in path.iterdir() if file.name != _HEADER}
-            if (header["format"], header["dim"], header["files"]) != (_FORMAT, dim, files):
+            if header["format"] != _FORMAT or state not in (None, header["state"]):
                 continue
+            if max_rows is not None and header["rows"] > max_rows:
+                continue
+            files = {file.name: _checksum(file) for file in path.iterdir() if file.name != _HEADER}
+            if header["files"] != files:
+                continue
+            dim, coverage = header["dim"], header["coverage"]
             base = open_part(path, dim)
             return View(
                 header["state"],
                 base,
                 join([], dim),
                 np.ones(len(base), bool),
-                Cells.open(path / _CELLS, header["coverage"]),
+                None if coverage is None else Cells.open(path / _CELLS, coverage),
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
             continue  # damaged, or another process has just removed it

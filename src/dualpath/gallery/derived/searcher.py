@@ -3,6 +3,7 @@
 A search always answers from the current version of the store:
 
 - If the view is of this version, it answers. This is checked for every search, in microseconds.
+- A process that has just started opens the files of a small table's view, if they are current.
 - If little has changed since, the view is updated first.
 - Otherwise the store itself answers, and a view is built in the background.
 """
@@ -15,7 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dualpath.gallery.derived.build import build_view, catch_up
+from dualpath.gallery.derived.build import (
+    build_view,
+    catch_up,
+    open_saved_view,
+    save_small_view,
+)
 from dualpath.gallery.derived.view import View
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.schema import COLUMNS, TableName
@@ -78,6 +84,11 @@ class Searcher:
         if table in self._indices:
             self._indices[table].prepare()
 
+    def save(self, table: TableName) -> None:
+        """Write the view of a small table to files, for processes that start later."""
+        if self._store.versions is not None:
+            save_small_view(self._store.versions, table)
+
     def wait(self, table: TableName, seconds: float) -> bool:
         """Wait until no view is being built. Return whether the table has a current view."""
         return table in self._indices and self._indices[table].wait(seconds)
@@ -109,6 +120,8 @@ class _TableIndex:
         if view is not None and view.state == state:
             return view
         with self._lock:
+            if self._view is None and not self._searches:
+                self._view = open_saved_view(self._versions, self._table, state)
             if self._view is None:
                 self._searches += 1
                 if self._searches > _SEARCHES_WITHOUT_VIEW:
@@ -124,10 +137,11 @@ class _TableIndex:
             return self._view
 
     def prepare(self) -> None:
-        state = self._versions.state(self._table)
-        with self._lock:
-            if state is not None and self._view is None:
-                self._start(state)
+        if self.current() is None:
+            state = self._versions.state(self._table)
+            with self._lock:
+                if state is not None and self._view is None:
+                    self._start(state)
 
     def wait(self, seconds: float) -> bool:
         thread = self._thread

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from dualpath.gallery.derived.cells import Allowed, Cells
-from dualpath.gallery.derived.masks import evaluate
 from dualpath.gallery.derived.part import Part
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.stores.base import Row
@@ -90,6 +89,8 @@ class View:
                 return choice
         mask = self.alive
         if where is not None:
+            from dualpath.gallery.derived.masks import evaluate  # only filters need pyarrow.compute
+
             parts = [evaluate(where, part.fields, len(part)) for part in (self.base, self.fresh)]
             mask = mask & np.concatenate(parts)
         in_base = mask[: len(self.base)]

@@ -8,7 +8,7 @@ def open_store(address: str) -> Store:
     """Open the store of a gallery.
 
     Args:
-        address: a folder (LanceDB), or ``http://HOST:PORT/NAME`` (Milvus).
+        address: a folder (Lance), or ``http://HOST:PORT/NAME`` (Milvus).
 
     Raises:
         GalleryError: the address is not valid, or its server cannot be reached.

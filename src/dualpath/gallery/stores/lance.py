@@ -6,9 +6,8 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lance
 import pyarrow as pa
 from filelock import FileLock
 
@@ -26,6 +25,9 @@ from dualpath.gallery.stores.base import Row, StoreMetadata
 from dualpath.gallery.stores.lance_versions import LanceVersions, table_path
 from dualpath.types import Vectors
 from dualpath.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
 
 METADATA_FILE = "gallery.json"
 _LOCK_FILE = "lock"
@@ -62,9 +64,9 @@ class LanceStore:
             raise GalleryError(
                 f"{self.folder}: contains other files; give an empty or new folder for the gallery"
             )
-        self._session = lance.Session()  # type: ignore[attr-defined]
+        self._session: Any = None
         self._lock = Lock()
-        self._opened: dict[TableName, tuple[str, lance.LanceDataset]] = {}
+        self._opened: dict[TableName, tuple[str, LanceDataset]] = {}
         self.versions = LanceVersions(self.folder, self.folder / _DERIVED_FOLDER)
 
     def read_metadata(self) -> StoreMetadata | None:
@@ -77,6 +79,8 @@ class LanceStore:
         return metadata
 
     def write_metadata(self, metadata: StoreMetadata) -> None:
+        import lance
+
         for name in COLUMNS:
             path = table_path(self.folder, name)
             if not path.exists():
@@ -173,7 +177,7 @@ class LanceStore:
         with self._lock:
             self._opened.clear()
 
-    def _open(self, name: TableName) -> lance.LanceDataset:
+    def _open(self, name: TableName) -> "LanceDataset":
         """Return the current version of a table for reading; several threads may share it."""
         state = self.versions.state(name)
         with self._lock:
@@ -186,12 +190,16 @@ class LanceStore:
                 self._opened[name] = (state, table)
         return table
 
-    def _latest(self, name: TableName) -> lance.LanceDataset:
+    def _latest(self, name: TableName) -> "LanceDataset":
         """Open the current version of a table. A write to this object changes it."""
+        import lance  # takes as long as everything else of a search
+
+        if self._session is None:
+            self._session = lance.Session()  # type: ignore[attr-defined]
         return lance.dataset(table_path(self.folder, name), session=self._session)
 
 
-def _count_unindexed(table: lance.LanceDataset) -> int | None:
+def _count_unindexed(table: "LanceDataset") -> int | None:
     """Return the number of rows that the vector index does not contain. None: no index."""
     for index in table.describe_indices():
         if index.name == f"{VECTOR}_idx":

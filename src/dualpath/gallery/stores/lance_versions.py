@@ -5,13 +5,16 @@ import time
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lance
 import numpy as np
 import pyarrow as pa
 
 from dualpath.gallery.schema import VECTOR, TableName
 from dualpath.gallery.stores.base import ROW_ID, RowIds
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
 
 # Each version has a manifest, whose name counts down, so that the newest is the first.
 _MANIFEST = re.compile(r"\d{20}\.manifest")
@@ -63,6 +66,8 @@ class LanceVersions:
             return None
         if newest is None:
             return None
+        import lance  # not needed for `state`, and slow
+
         dataset = lance.dataset(table_path(self._store, table), version=newest[0])
         return LancePinnedTable(dataset, newest[1])
 
@@ -91,7 +96,7 @@ def _manifests(store: Path, table: TableName) -> Path:
 class LancePinnedTable:
     """One version of a table; see :class:`dualpath.gallery.stores.base.PinnedTable`."""
 
-    def __init__(self, dataset: lance.LanceDataset, state: str) -> None:
+    def __init__(self, dataset: "LanceDataset", state: str) -> None:
         self._dataset, self.state = dataset, state
 
     def count(self) -> int:
