@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 DEMO := demo
+EMOJI := runs/emoji
 
-.PHONY: help demo test test-fast lint docs lowest bench clean
+.PHONY: help demo emoji test test-fast lint docs lowest bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -32,6 +33,15 @@ demo: $(STAMP) ## draw images, train, evaluate, index, search
 		"three little green stars" \
 		"a tiny yellow triangle above a huge purple cross"
 	@echo "Search in the browser: $(BIN)/dualpath serve $(DEMO)/gallery"
+
+# WEIGHTS=FILE: the backbone's weights, where the Hugging Face hub cannot be reached.
+emoji: $(STAMP) ## train on emoji and publish a gallery of them in site/emoji
+	$(BIN)/dualpath prepare emoji --out $(EMOJI)/images
+	$(BIN)/dualpath train default --data $(EMOJI)/images --out $(EMOJI)/bundle \
+		$(if $(WEIGHTS),--set image_encoder.weights=$(WEIGHTS))
+	$(BIN)/dualpath evaluate $(EMOJI)/bundle --data $(EMOJI)/images --split test --json $(EMOJI)/metrics.json
+	$(BIN)/dualpath gallery add $(EMOJI)/gallery $(EMOJI)/images --model $(EMOJI)/bundle
+	$(BIN)/dualpath gallery publish $(EMOJI)/gallery --out site/emoji --max-size 128 --yes
 
 lint: $(STAMP) ## style, types, layers, and the files of other tools
 	$(BIN)/ruff check .

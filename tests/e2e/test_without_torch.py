@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.wheel import build_distributions
+from tests.e2e.wheel import ROOT, build_distributions
 
 pytestmark = pytest.mark.slow
 
@@ -20,17 +23,21 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment with the wheel and the dependencies of the server."""
-    wheel = next(build_distributions(tmp_path_factory.mktemp("dist")).glob("*.whl"))
+    wheels = build_distributions(tmp_path_factory.mktemp("dist"))
     folder = tmp_path_factory.mktemp("environment")
     uv = Path(sys.executable).with_name("uv")
     subprocess.run(
-        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True
+        [uv, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, folder],
+        check=True,
     )
-    python = folder / "bin" / "python"
+    # The step of the container.
     subprocess.run(
-        [uv, "pip", "install", "--quiet", "--python", python, f"{wheel}[serve]"], check=True
+        ["sh", ROOT / "docker" / "install.sh", wheels, "serve"],
+        env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
     )
-    return python
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,12 @@ def gallery(run, bundle, shapes, tmp_path_factory) -> Path:
 def test_torch_is_not_installed_and_the_environment_is_small(python):
     folder = python.parents[1]
     assert not list(folder.glob("lib/python*/site-packages/torch*"))
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    files = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and "pip" not in path.parts
+    )
+    size = sum(file.stat().st_size for file in files)
     assert size < 700e6
 
 
@@ -97,24 +109,73 @@ def test_a_command_that_needs_torch_names_the_extra_in_one_line(run, bundle, sha
     assert "pip install 'dualpath[" in lines[0]
 
 
-def test_the_gallery_is_served(python, gallery):
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [python, "-m", "dualpath", "serve", gallery, "--port", str(port)]
-    server = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def serving(command: list[str], is_ready: Callable[[], bool]) -> Iterator[None]:
+    """Run a server while the block runs."""
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        while not is_ready():
             assert server.poll() is None, server.stderr.read()
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.2)
-        request = f"http://127.0.0.1:{port}/v1/search?q=a+red+star&top=3"
-        with urllib.request.urlopen(request, timeout=30) as response:
-            assert len(json.load(response)["hits"]) == 3
+            assert time.monotonic() < deadline, "the server did not become ready"
+            time.sleep(0.2)
+        yield
     finally:
         server.terminate()
         server.wait(60)
+
+
+def search(port: int, key: str | None = None) -> list[dict[str, object]]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    address = f"http://127.0.0.1:{port}/v1/search?q=a+red+star&top=3"
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as response:
+        return json.load(response)["hits"]
+
+
+def test_the_gallery_is_served(python, gallery):
+    port = free_port()
+
+    def is_ready() -> bool:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").status == 200
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    with serving([python, "-m", "dualpath", "serve", gallery, "--port", str(port)], is_ready):
+        assert len(search(port)) == 3
+
+
+def test_the_command_and_the_health_check_of_the_container(
+    python, run, gallery, bundle, tmp_path, monkeypatch
+):
+    port = free_port()
+    (tmp_path / "gallery").symlink_to(gallery)
+    (tmp_path / "model").symlink_to(bundle)
+    [key] = re.findall(r"dp_\S+", run("keys", "add", tmp_path / "keys.json", "alice").stdout)
+    monkeypatch.setenv("DUALPATH_CACHE", str(tmp_path / "cache"))
+
+    def instruction(name: str) -> list[str]:
+        """Return the words of a JSON array in the Dockerfile, for this machine."""
+        text = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+        [words] = re.findall(rf"^{name} (\[.*\])$", text, re.MULTILINE)
+        words = words.replace("/data", str(tmp_path)).replace("8000", str(port))
+        return [str(python) if word == "python" else word for word in json.loads(words)]
+
+    command = [str(python.with_name("dualpath")), *instruction("CMD")]
+    assert instruction("ENTRYPOINT") == ["dualpath"]
+    check = instruction("    CMD")
+
+    def is_healthy() -> bool:
+        return subprocess.run(check, capture_output=True).returncode == 0
+
+    assert not is_healthy()
+    with serving(command, is_healthy):
+        assert len(search(port, key)) == 3
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            search(port)
