@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from dualpath.gallery.filters import Field, parse_filter
+from dualpath.gallery.filter_parser import parse_filter
+from dualpath.gallery.filters import Field
 from dualpath.gallery.info import GalleryInfo
 from dualpath.gallery.schema import IMAGES, VECTOR, schema
 from dualpath.gallery.stores.factory import open_store

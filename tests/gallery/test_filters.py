@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualpath.errors import FilterError
-from dualpath.gallery.filters import Comparison, Field, parse_filter
+from dualpath.gallery.filter_parser import parse_filter
+from dualpath.gallery.filters import Comparison, Field
 from dualpath.gallery.schema import CAPTIONS, IMAGES, GalleryImage, to_rows
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store

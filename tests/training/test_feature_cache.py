@@ -77,7 +77,10 @@ def test_interrupted_filling_of_the_cache_continues(tmp_path, shapes, monkeypatc
 
 
 @pytest.mark.parametrize("grid", [2, 3])
-def test_cached_features_are_those_of_the_backbone(shapes, cache, grid):
+@pytest.mark.parametrize("engine", [False, True])
+def test_cached_features_are_those_of_the_backbone(shapes, cache, grid, engine, monkeypatch):
+    if engine:
+        monkeypatch.setattr("dualpath.training.feature_cache._ENGINE_FROM", 1)
     image = {"backbone": "test_resnet", "pretrained": False, "input_size": 64, "grid": grid}
     torch.manual_seed(0)
     encoder = build_network(small_resolved_recipe(image_encoder=image), 5).image_encoder.eval()
@@ -88,6 +91,28 @@ def test_cached_features_are_those_of_the_backbone(shapes, cache, grid):
     with torch.no_grad():
         live = encoder.backbone_features(torch.from_numpy(pixels))[0].numpy()
     np.testing.assert_allclose(cached.features[0][cached.rows[0][0]], live, atol=1e-5)
+
+
+def test_many_images_pass_through_onnx_runtime(tmp_path, shapes, passed_images, monkeypatch):
+    monkeypatch.setattr("dualpath.training.feature_cache._ENGINE_FROM", 50)
+    train_quietly(
+        small_recipe(stages=ONE_STAGE), shapes, tmp_path / "out", cache=tmp_path / "cache"
+    )
+    # 10 for validation, upright and mirrored, with torch. 80 for training: two examples pass
+    # through torch to trace the graph and to compare it.
+    assert passed_images == [10, 10, 2, 2]
+
+
+def test_a_backbone_that_cannot_be_exported_is_run_by_torch(
+    tmp_path, shapes, passed_images, monkeypatch, caplog
+):
+    monkeypatch.setattr("dualpath.training.feature_cache._ENGINE_FROM", 50)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+    train_quietly(
+        small_recipe(stages=ONE_STAGE), shapes, tmp_path / "out", cache=tmp_path / "cache"
+    )
+    assert sum(passed_images) == 100
+    assert "cannot be exported" in caplog.text
 
 
 def test_a_text_encoder_without_features_is_refused(tmp_path):

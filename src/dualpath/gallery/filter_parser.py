@@ -1,4 +1,14 @@
-"""The parser of filters, on a parser of SQL."""
+"""Filters over image metadata: a small part of SQL, parsed before a store runs it.
+
+Example: ``colour = 'red' and (year >= 2020 or not sold = true)``. A filter contains:
+
+- comparisons (``= != < <= > >=``) of a field with a text, a number, ``true`` or ``false``,
+- ``field in (value, ...)``, ``field is null`` and ``field is not null``,
+- ``and``, ``or``, ``not`` and parentheses.
+
+Text values are in single quotes. Field names that are not plain words are in double quotes. If an
+image has no value for a field, every comparison with that field is false, and so is its negation.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +22,7 @@ from dualpath.errors import FilterError
 from dualpath.gallery.filters import Comparison, Condition, Field, Group, Kind, NullTest, Value
 
 Node = Any  # a node of sqlglot, whose base class has another name in each version
+_MAX_LENGTH = 2000  # characters
 _MAX_COMPARISONS = 100
 _KIND_OF: dict[type, Kind] = {str: "text", float: "number", bool: "boolean"}
 _NEGATED = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -26,8 +37,22 @@ _OPERATORS: dict[type, str] = {
 }
 
 
-def parse(text: str, fields: Mapping[str, Field]) -> Condition:
-    """Parse a filter; see :func:`dualpath.gallery.filters.parse_filter`."""
+def parse_filter(text: str, fields: Mapping[str, Field]) -> Condition:
+    """Parse a filter.
+
+    Args:
+        text: in the syntax that the documentation of this module describes.
+        fields: the known fields, by metadata key.
+
+    Raises:
+        FilterError: the text is not a filter, uses SQL outside of the subset, names an unknown
+            field, or compares a field with a value of another type.
+
+    >>> parse_filter("year > 2020", {"year": Field("field_0", "number")})
+    Comparison(column='field_0', operator='>', value=2020.0)
+    """
+    if len(text) > _MAX_LENGTH:
+        raise FilterError(f"the filter is longer than {_MAX_LENGTH:,} characters")
     try:
         tree = sqlglot.parse_one(text)
         if sum(1 for _ in tree.find_all(exp.Column)) > _MAX_COMPARISONS:

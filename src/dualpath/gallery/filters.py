@@ -1,24 +1,11 @@
-"""Filters over image metadata: a small part of SQL, parsed before a store runs it.
+"""Conditions of filters over image metadata, and how stores write them."""
 
-Example: ``colour = 'red' and (year >= 2020 or not sold = true)``. A filter contains:
-
-- comparisons (``= != < <= > >=``) of a field with a text, a number, ``true`` or ``false``,
-- ``field in (value, ...)``, ``field is null`` and ``field is not null``,
-- ``and``, ``or``, ``not`` and parentheses.
-
-Text values are in single quotes. Field names that are not plain words are in double quotes. If an
-image has no value for a field, every comparison with that field is false, and so is its negation.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dualpath.errors import FilterError
-
 Kind = Literal["text", "number", "boolean"]
 Value = str | float | bool
-_MAX_LENGTH = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -60,27 +47,6 @@ class Group:
 
 
 Condition = Comparison | NullTest | Group
-
-
-def parse_filter(text: str, fields: Mapping[str, Field]) -> Condition:
-    """Parse a filter.
-
-    Args:
-        text: in the syntax that the documentation of this module describes.
-        fields: the known fields, by metadata key.
-
-    Raises:
-        FilterError: the text is not a filter, uses SQL outside of the subset, names an unknown
-            field, or compares a field with a value of another type.
-
-    >>> parse_filter("year > 2020", {"year": Field("field_0", "number")})
-    Comparison(column='field_0', operator='>', value=2020.0)
-    """
-    if len(text) > _MAX_LENGTH:
-        raise FilterError(f"the filter is longer than {_MAX_LENGTH:,} characters")
-    from dualpath.gallery.filter_parser import parse  # its library takes 0.1 s to import
-
-    return parse(text, fields)
 
 
 def render_condition(

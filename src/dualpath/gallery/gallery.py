@@ -9,7 +9,7 @@ from PIL import Image
 from dualpath.errors import FilterError, GalleryError
 from dualpath.gallery import maintenance, search
 from dualpath.gallery.derived.searcher import Found, Searcher, VectorQuery
-from dualpath.gallery.filters import Condition, parse_filter
+from dualpath.gallery.filters import Condition
 from dualpath.gallery.info import GalleryInfo, read_info, register_fields
 from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
 from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
@@ -179,7 +179,7 @@ class Gallery:
         Args:
             query: a sentence (str) or an image (Path or PIL image).
             top: number of images.
-            where: a filter by metadata (:mod:`dualpath.gallery.filters`).
+            where: a filter by metadata (:mod:`dualpath.gallery.filter_parser`).
             min_probability: hide images that are less likely to fit a sentence; the result may be
                 empty.
 
@@ -286,7 +286,11 @@ class Gallery:
             GalleryError: the gallery is empty.
         """
         self._require_exists()
-        return parse_filter(where, self.info.fields) if where and where.strip() else None
+        if not where or not where.strip():
+            return None
+        from dualpath.gallery.filter_parser import parse_filter  # its library is slow to import
+
+        return parse_filter(where, self.info.fields)
 
     def get(self, image_id: str) -> GalleryImage | None:
         """Return the image with an id. None: there is none."""

@@ -44,6 +44,17 @@ class _PixelEncoder(nn.Module):
         return features
 
 
+class _Backbone(nn.Module):
+    """The backbone as a function of pixels, (n, 3, h, w) uint8, to features, (n, backbone_dim)."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.encoder.backbone_features(pixels)
+
+
 def image_source(network: DualEncoder, recipe: ResolvedRecipe) -> OnnxSource:
     """Return the image encoder as a function of pixels, (n, 3, h, w) uint8, to (n, dim)."""
     image = recipe.image_encoder
@@ -55,6 +66,13 @@ def image_source(network: DualEncoder, recipe: ResolvedRecipe) -> OnnxSource:
     size = (2, 3, image.test_side, image.test_side)
     example = torch.randint(256, size, generator=generator, dtype=torch.uint8)
     return OnnxSource(module, example, dynamic_dims)
+
+
+def backbone_source(encoder: ImageEncoder, size: int) -> OnnxSource:
+    """Return the backbone as a function of pixels, (n, 3, size, size) uint8, to its features."""
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(256, (2, 3, size, size), generator=generator, dtype=torch.uint8)
+    return OnnxSource(_Backbone(encoder), example, {0: "images"})
 
 
 def text_source(network: DualEncoder, recipe: ResolvedRecipe) -> tuple[OnnxSource, int | None]:

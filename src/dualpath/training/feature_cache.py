@@ -1,8 +1,10 @@
 """Features of frozen backbones, which do not change and are computed once."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,23 @@ from dualpath.data.tokenizer import trim_padding
 from dualpath.data.transforms import ImageTransform, View
 from dualpath.data.vector_store import Hashes, VectorStore
 from dualpath.errors import TextEncoderError
+from dualpath.inference.runtimes import Engine, open_engine
 from dualpath.models.fingerprint import digest_weights
 from dualpath.models.image_encoder import ImageEncoder
 from dualpath.models.layers import evaluation_mode
+from dualpath.models.onnx import backbone_source, save_onnx
 from dualpath.models.text.base import TextEncoder
 from dualpath.training.batches import FeatureSource
-from dualpath.types import IntArray, Progress, Vectors, no_progress
+from dualpath.types import IntArray, Pixels, Progress, Vectors, no_progress
 
 _BATCH = 32  # images
 _STORE_EVERY = 8  # batches
 _KEY_BYTES = 12
 _TEXT_BATCH = 256  # captions
+_ENGINE_FROM = 256  # images; for fewer, exporting the backbone takes longer than it saves
+_LOWEST_COSINE = 0.9999  # between the features of ONNX Runtime and of torch
+
+log = logging.getLogger("dualpath.training")
 
 
 def cached_features(
@@ -125,21 +133,53 @@ def _fill(
     progress: Progress,
 ) -> None:
     device = image_encoder.mean.device
-    pending: list[torch.Tensor] = []
+
+    def with_torch(pixels: Pixels) -> Vectors:
+        batch = torch.from_numpy(pixels).to(device)
+        features: Vectors = image_encoder.backbone_features(batch).float().cpu().numpy()
+        return features
+
+    compute: Engine = with_torch
+    pending: list[Vectors] = []
     stored = 0
     with evaluation_mode(image_encoder):
+        if device.type == "cpu" and len(files) >= _ENGINE_FROM:
+            compute = _open_backbone(image_encoder, transform.size, with_torch)
         for pixels in transform.batches(files, _BATCH, workers):
-            batch = torch.from_numpy(pixels[:, 0]).to(device)
-            pending.append(image_encoder.backbone_features(batch).float().cpu())
-            progress(len(batch))
+            pending.append(compute(pixels[:, 0]))
+            progress(len(pixels))
             if len(pending) == _STORE_EVERY:
                 stored += _store(store, hashes[stored:], pending)
         if pending:
             _store(store, hashes[stored:], pending)
 
 
-def _store(store: VectorStore, hashes: Hashes, pending: list[torch.Tensor]) -> int:
-    vectors = torch.cat(pending).numpy()
+def _open_backbone(image_encoder: ImageEncoder, size: int, with_torch: Engine) -> Engine:
+    """Return the backbone in ONNX Runtime, which takes a third of torch's time on a CPU.
+
+    If the backbone cannot be exported, or gives other features than torch, return ``with_torch``.
+    """
+    source = backbone_source(image_encoder, size)
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "backbone.onnx"
+            save_onnx(source, path)
+            engine = open_engine(path)
+        features = engine(source.example.numpy())
+    except Exception as error:  # the exporter has many error classes
+        log.warning("the backbone cannot be exported to ONNX Runtime; torch is slower (%s)", error)
+        return with_torch
+    expected = with_torch(source.example.numpy())
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = float(((features * expected).sum(axis=1) / lengths).min())
+    if cosine >= _LOWEST_COSINE:
+        return engine
+    log.warning("ONNX Runtime gives other features than torch (cosine %.4f)", cosine)
+    return with_torch
+
+
+def _store(store: VectorStore, hashes: Hashes, pending: list[Vectors]) -> int:
+    vectors = np.concatenate(pending)
     pending.clear()
     store.add(hashes[: len(vectors)], vectors)
     return len(vectors)

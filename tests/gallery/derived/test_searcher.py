@@ -16,7 +16,8 @@ import pytest
 
 from dualpath.gallery.derived import files
 from dualpath.gallery.derived.searcher import Searcher, VectorQuery
-from dualpath.gallery.filters import Condition, parse_filter
+from dualpath.gallery.filter_parser import parse_filter
+from dualpath.gallery.filters import Condition
 from dualpath.gallery.schema import IMAGES
 from dualpath.gallery.stores.lance import LanceStore, to_sql
 from dualpath.types import Vectors
