@@ -3,7 +3,7 @@
 Double precision, full width. ``pytest -v tests/fidelity`` prints the largest differences.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -28,21 +28,20 @@ from tests.fidelity.formulas import BATCHES, SENTENCES
 ANCHORS = SENTENCES // 2
 
 
-@dataclass
-class Forward:
-    """The features of both encoders before the last ReLU, (8, 2048)."""
+class Forward(NamedTuple):
+    """The features of both encoders, (8, 2048), before and after the last ReLU."""
 
     image: Tensor
     text: Tensor
-
-    def after_relu(self) -> tuple[Tensor, Tensor]:
-        return F.relu(self.image), F.relu(self.text)
+    image_after: Tensor
+    text_after: Tensor
 
 
 def forward(case: Case, number: int) -> Forward:
     batch = case.inputs(number)
-    features = Forward(*case.network(batch.pooled, case.placed(batch)))
-    for one in (features.image, features.text):
+    image, text = case.network(batch.pooled, case.placed(batch))
+    features = Forward(image, text, F.relu(image), F.relu(text))
+    for one in features[2:]:
         if one.requires_grad:
             one.retain_grad()
     return features
@@ -54,7 +53,7 @@ def stage_1_losses(case: Case, number: int, features: Forward) -> dict[str, Tens
         return stage_losses(
             stage,
             case.classifier,
-            *features.after_relu(),
+            *features[2:],
             torch.arange(SENTENCES),
             batch.instance_ids,
         )
@@ -63,7 +62,7 @@ def stage_1_losses(case: Case, number: int, features: Forward) -> dict[str, Tens
 def stage_2_losses(case: Case, number: int, features: Forward) -> dict[str, Tensor]:
     """Return the losses of the authors' Stage II: four anchors, four negatives of each encoder."""
     batch, golden = case.inputs(number), case.golden["stage2"]
-    images, texts = features.after_relu()
+    images, texts = features[2:]
     text_ids = batch.instance_ids + (torch.arange(SENTENCES) >= ANCHORS)
     rate = case.recipe.stages[1].instance.dropout
     with dropout_mask(batch.mask(rate)):
@@ -109,7 +108,7 @@ def test_every_block_and_both_losses_at_test(name):
         features = forward(case, 0)
     check_forward(f"{name}, test mode", case.golden["test"], features, positions)
     losses = case.classifier(
-        *features.after_relu(), case.inputs(0).instance_ids, case.inputs(0).instance_ids
+        *features[2:], case.inputs(0).instance_ids, case.inputs(0).instance_ids
     )
     check_losses(f"{name}, test mode", case.golden["test"], *losses)
 
@@ -131,7 +130,9 @@ def test_every_block_both_losses_and_the_gradients_in_training(name):
         assert_golden(f"{name}, gradients", golden, without_padding(parameter, found[parameter]))
     for kind in ("image", "text"):
         golden = case.golden[f"gradient_{kind}_feature_of_sum"]
-        assert_golden(f"{name}, gradients", golden, SENTENCES * getattr(features, kind).grad)
+        assert_golden(
+            f"{name}, gradients", golden, SENTENCES * getattr(features, f"{kind}_after").grad
+        )
 
 
 def check_forward(subject, golden, features, positions):
@@ -180,10 +181,12 @@ def check_stage_2(case, losses, features, found):
     }
     for entry, loss in check.items():
         assert_golden(f"{subject}: three losses", golden[entry], SENTENCES * loss.detach())
-    for kind, after in zip(("image", "text"), features.after_relu(), strict=True):
+    for kind, after in zip(("image", "text"), features[2:], strict=True):
         assert_golden(f"{subject}: unit vectors", golden[f"{kind}_normalised"], F.normalize(after))
         expected = golden[f"gradient_{kind}_feature_of_weighted_sum"]
-        assert_golden(f"{subject}: gradients", expected, SENTENCES * getattr(features, kind).grad)
+        assert_golden(
+            f"{subject}: gradients", expected, SENTENCES * getattr(features, f"{kind}_after").grad
+        )
     for parameter, expected in golden["gradients_of_weighted_sum"].items():
         assert_golden(
             f"{subject}: gradients", expected, without_padding(parameter, found[parameter])
@@ -206,6 +209,8 @@ def check_step(subject, case, golden):
 def test_the_learning_rate_and_weight_decay_of_every_parameter_and_running_average():
     case = load_case("flickr30k_32")
     multipliers, parameters = GOLDEN["multipliers"]["params"], case.parameters()
+    assert len(parameters) == 152
+    assert set(GOLDEN["names"]) >= set(parameters)
     modules = dict(case.network.named_modules())
     for stage in case.recipe.stages:
         groups = {
@@ -218,6 +223,5 @@ def test_the_learning_rate_and_weight_decay_of_every_parameter_and_running_avera
             if name.endswith(".running"):
                 assert modules[name.removesuffix(".running")].momentum == rate
             else:
-                found = groups[id(parameters.pop(name, None) or case.parameters()[name])]
+                found = groups[id(parameters[name])]
                 assert found == pytest.approx((stage.optimizer.lr * rate, 1e-4 * decay))
-    assert not parameters  # all 152 were compared
