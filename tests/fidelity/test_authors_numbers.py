@@ -24,6 +24,8 @@ from tests.fidelity.case import (
 )
 from tests.fidelity.formulas import BATCHES, SENTENCES
 
+pytestmark = pytest.mark.slow
+
 # The images and captions in the first half of a batch are anchors, the others negatives.
 ANCHORS = SENTENCES // 2
 
