@@ -19,11 +19,12 @@ class BatchNorm(nn.BatchNorm1d):
     torch's own SyncBatchNorm needs GPUs.
 
     Attributes:
-        averages_sigma: the running statistics are those of the authors' code. It averages
-            ``sigma = sqrt(biased variance + eps)``, and mean and sigma start from 0. torch averages
-            the unbiased variance, and starts from 0 and 1. ``running_var`` then holds
-            ``sigma ** 2 - eps``, which may be negative, so that evaluation and export need not know
-            the style.
+        averages_sigma: the running statistics are those of the authors' code, which averages
+            ``sigma = sqrt(biased variance + eps)`` where torch averages the unbiased variance.
+            ``running_var`` then holds ``sigma ** 2 - eps``, so that evaluation and export need not
+            know the style. The authors' averages start from 0; here they are divided by the sum of
+            their weights, ``1 - 0.95 ** batches``, which is 1 after some hundred batches. Without
+            it, features overflow in evaluation after a few batches.
     """
 
     averages_sigma = False
@@ -63,13 +64,12 @@ class BatchNorm(nn.BatchNorm1d):
     @torch.no_grad()
     def _average_sigma(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics by the mean and the biased variance of a batch."""
-        # Before the first batch the averages are 0, whatever the buffers hold.
-        begun = self.num_batches_tracked > 0
-        sigma = (self.running_var + self.eps).sqrt() * begun
-        sigma = sigma.lerp((variance + self.eps).sqrt(), _RUNNING_RATE)
-        self.running_mean.mul_(begun).lerp_(mean, _RUNNING_RATE)
-        self.running_var.copy_(sigma.square() - self.eps)
         self.num_batches_tracked += 1
+        batches = self.num_batches_tracked.to(self.running_var.dtype)
+        rate = _RUNNING_RATE / (1 - (1 - _RUNNING_RATE) ** batches)
+        sigma = (self.running_var + self.eps).sqrt().lerp((variance + self.eps).sqrt(), rate)
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.copy_(sigma.square() - self.eps)
 
 
 def batch_norm(channels: int) -> BatchNorm:

@@ -53,8 +53,8 @@ class Recipe(StrictModel):
             are taken before it, as in the authors' code. If false, both are taken before it.
         batch_norm: which running statistics the batch normalisation of the heads and the text
             encoder keeps for the test. ``torch``: averages of mean and unbiased variance.
-            ``paper``: averages of mean and ``sqrt(biased variance + 0.001)`` from 0, as in the
-            authors' code.
+            ``paper``: averages of mean and ``sqrt(biased variance + 0.001)``, as in the authors'
+            code.
         image_encoder, text_encoder, classifier: the networks.
         stages: in the order in which they run.
         keep: which weights the bundle gets: the ``best`` on validation, or the ``last``.
