@@ -28,6 +28,17 @@ def test_paper_mode_splits_at_the_delimiters_of_the_authors():
     ]  # fmt: skip
 
 
+def test_paper_mode_splits_at_question_marks_where_the_authors_do(tmp_path):
+    for split, words in ((True, ["a", "dog", "yes"]), (False, ["a", "dog?", "yes"])):
+        counts = count_words(["a dog? yes"], "paper", split_question_marks=split)
+        assert list(counts) == words
+    tokenizer = Tokenizer(["a", "dog", "yes"], "paper", 4, split_question_marks=False)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json", "paper", 4)
+    for one in (tokenizer, loaded):
+        assert one.encode(["a dog? yes", "a dog."]).tolist() == [[1, 3, 0, 0], [1, 2, 0, 0]]
+
+
 def test_other_scripts_and_emoji_are_words_in_modern_mode():
     counts = count_words(["собака бежит", "犬が走る", "a 🐕 runs", "Ｃａｆé café"], "modern")
     assert {"собака", "犬", "走", "🐕", "café"} <= set(counts)

@@ -21,7 +21,7 @@ from dualpath.distributed.collectives import (
 from dualpath.distributed.process_group import all_reduce_any, peer_failure
 from dualpath.losses.contrastive import contrastive_loss
 from dualpath.losses.instance import InstanceClassifier, instance_loss
-from dualpath.models.layers import projection_head
+from dualpath.models.layers import average_sigma, projection_head
 from dualpath.models.text.residual_cnn import ResidualTextCNN
 
 
@@ -50,6 +50,9 @@ def one_step(options):
     texts = ResidualTextCNN(50, embedding_dim=12, dim=16, channels=32, layers=2)
     both = nn.ModuleList([projection_head(20, 20, 16), texts]).double().train()
     classifier = InstanceClassifier(16, torch.arange(11), **options).double()
+    if classifier.bias is not None:
+        average_sigma(both)  # the style of the paper has both
+        classifier.bias.data[:, 0] = torch.linspace(-1, 1, 11)[classifier.own]
     lengths = torch.randint(1, 9, (14,))
     token_ids = torch.randint(1, 50, (14, 8)) * (torch.arange(8) < lengths[:, None])
     images, owners, ids = torch.randn(7, 20).double(), torch.arange(7).repeat(2), torch.arange(7)
@@ -79,6 +82,7 @@ def one_step(options):
     [
         (2, {"shared": False}),
         (2, {"projection_dim": 5}),
+        (3, {"bias": True}),
         (4, {"num_heads": 2}),
         (4, {"sample_rate": 0.9999, "projection_dim": 5}),
     ],

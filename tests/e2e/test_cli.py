@@ -130,6 +130,7 @@ def test_evaluate_writes_the_metrics_and_an_html_report(tmp_path, bundle, shapes
         "mean_rank",
         "map",
         "minp",
+        "map_trapezoidal",
     }
     for direction in ("image_to_text", "text_to_image"):
         assert set(metrics[direction]) == names

@@ -128,6 +128,8 @@ def test_summaries_by_hand():
     assert metrics.median_rank == 4  # within 1 lies half of them, not more
     assert metrics.mean_rank == 2.5
     assert metrics.map == pytest.approx(100 * (1 + 1 + 0.25 + 0.25) / 4)
+    # Before the right item in place 4 lies none: a precision of 0.
+    assert metrics.map_trapezoidal == pytest.approx(100 * (1 + 1 + 0.125 + 0.125) / 4)
 
 
 def test_recall_counts_ranks_up_to_k():

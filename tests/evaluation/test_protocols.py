@@ -21,7 +21,7 @@ from dualpath.evaluation.protocols import (
 
 def reference(queries, gallery, of_queries, of_gallery):
     """Sort by score for one query at a time, with wrong items first among equal scores."""
-    first, precision, penalty = [], [], []
+    first, precision, trapezoids, penalty = [], [], [], []
     for query, instance in zip(queries, of_queries, strict=True):
         scores = gallery @ query
         right = of_gallery == instance
@@ -29,6 +29,9 @@ def reference(queries, gallery, of_queries, of_gallery):
         ranks = np.flatnonzero(right[order]) + 1
         first.append(ranks[0])
         precision.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+        before = np.arange(len(ranks)) / np.maximum(ranks - 1, 1)
+        before[ranks == 1] = 1  # the curve starts at a precision of 1
+        trapezoids.append((precision[-1] + np.mean(before)) / 2)
         penalty.append(len(ranks) / ranks[-1])
     cumulative = [np.mean(np.array(first) <= k) for k in range(1, len(gallery) + 1)]
     return {
@@ -39,6 +42,7 @@ def reference(queries, gallery, of_queries, of_gallery):
         "mean_rank": np.mean(first),
         "map": 100 * np.mean(precision),
         "minp": 100 * np.mean(penalty),
+        "map_trapezoidal": 100 * np.mean(trapezoids),
     }
 
 

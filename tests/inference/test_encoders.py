@@ -31,6 +31,38 @@ def remove_onnx(folder):
         file.unlink()
 
 
+PAPER = {
+    "batch_norm": "paper",
+    "relu_before_loss": True,
+    "classifier": {"bias": True},
+    "text_encoder": {**SHALLOW, "padding": "unmasked"},
+    "stages": [
+        {
+            **ONE_STAGE[0],
+            "backbone": "trained",
+            "backbone_running_rate": 0.001,
+            "instance": {"dropout": 0.5},
+            "ranking": {"negatives": "mined", "candidates": 32},
+            "optimizer": {"name": "sgd", "lr": 0.01, "rates": {"backbone_first_conv": 0.0}},
+        }
+    ],
+}
+
+
+def test_the_averages_of_the_paper_are_in_the_bundle_and_its_onnx_encoders(shapes, cache, tmp_path):
+    trained = train_quietly(small_recipe(**PAPER), shapes, tmp_path, cache=cache)
+    norms = [m for m in trained.network.modules() if getattr(m, "averages_sigma", False)]
+    assert len(norms) > 10
+    assert all(int(norm.num_batches_tracked) == 5 for norm in norms)
+    model, in_torch = dualpath.load(tmp_path), dualpath.load(tmp_path, runtime="torch")
+    assert model.recipe.batch_norm == "paper"
+    for embed, arguments in (("embed_texts", TEXTS), ("embed_images", images(shapes))):
+        expected = getattr(trained, embed)(arguments)
+        assert np.isfinite(expected).all()
+        for one in (model, in_torch):
+            assert getattr(one, embed)(arguments) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -26,10 +26,11 @@ def test_normalised_logits_by_hand():
     assert loss.item() == pytest.approx(math.log(math.exp(6) + math.exp(8)) - 8, rel=1e-5)
 
 
-def test_rows_without_a_class_do_not_count():
+def test_rows_without_a_class_add_nothing_and_count_in_the_mean():
     features, weight = torch.randn(3, 4), torch.randn(5, 4)
     loss = instance_loss(features, weight, torch.tensor([2, -1, 0]))
-    torch.testing.assert_close(loss, instance_loss(features[[0, 2]], weight, torch.tensor([2, 0])))
+    of_others = instance_loss(features[[0, 2]], weight, torch.tensor([2, 0]))
+    torch.testing.assert_close(loss, of_others * 2 / 3)
     assert instance_loss(features, weight, torch.tensor([-1, -1, -1])).item() == 0
 
 
@@ -164,5 +165,40 @@ def test_separate_classifiers_do_not_share_weights_and_clusters_are_classes():
     image_loss, text_loss = classifier(image, text, torch.arange(3), torch.tensor([2, -1]))
     torch.testing.assert_close(image_loss, instance_loss(image, classifier.weight, class_of))
     expected = instance_loss(text[:1], classifier.weights()[1], torch.tensor([0]))
-    torch.testing.assert_close(text_loss, expected)
+    torch.testing.assert_close(text_loss, expected / 2)
     assert classifier.weight.shape == (2, 4)
+
+
+def test_a_bias_is_added_to_the_logit_of_each_class():
+    torch.manual_seed(0)
+    classifier = InstanceClassifier(8, torch.arange(5), bias=True)
+    assert classifier.bias.shape == (5, 1)
+    assert not classifier.bias.any()
+    image, text, ids = torch.randn(4, 8), torch.randn(3, 8), torch.tensor([4, 0, 2, 2])
+    with torch.no_grad():
+        classifier.bias.uniform_(-2, 2)
+    image_loss, text_loss = classifier(image, text, ids, ids[:3])
+    for features, loss in ((image, image_loss), (text, text_loss)):
+        logits = features @ classifier.weight.T + classifier.bias[:, 0]
+        expected = torch.nn.functional.cross_entropy(logits, ids[: len(features)])
+        torch.testing.assert_close(loss, expected)
+    (image_loss + text_loss).backward()
+    assert classifier.bias.grad.abs().min() > 0
+    assert "bias" in classifier.row_names()  # checkpoints divide it among the processes
+
+
+def test_a_bias_of_zero_does_not_change_the_loss():
+    torch.manual_seed(0)
+    with_bias = InstanceClassifier(8, torch.arange(5), bias=True)
+    torch.manual_seed(0)
+    without = InstanceClassifier(8, torch.arange(5))
+    x, ids = torch.randn(4, 8), torch.arange(4)
+    assert with_bias(x, x, ids, ids) == without(x, x, ids, ids)
+    assert without.bias is None
+    assert list(without.state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize("options", [{"shared": False}, {"sample_rate": 0.5}, {"num_heads": 2}])
+def test_a_bias_needs_one_shared_classifier_over_all_classes(options):
+    with pytest.raises(ValueError, match="a bias needs a shared classifier"):
+        InstanceClassifier(8, torch.arange(5), bias=True, **options)

@@ -70,6 +70,23 @@ def test_a_backbone_that_was_frozen_can_be_trained_again():
     assert not all(unchanged(encoder, before))
 
 
+def test_the_running_statistics_of_a_trained_backbone_may_have_a_rate_of_their_own():
+    pixels = random_pixels(4)
+    found = []
+    for rate in (None, 0.1, 0.001):
+        encoder = small_encoder()
+        encoder.set_backbone("trained", running_rate=rate)
+        before = running_statistics(encoder)
+        encoder.train()(pixels)
+        after = running_statistics(encoder)
+        found.append({name: after[name] - before[name] for name in before})
+    for own, tenth, thousandth in zip(*(f.values() for f in found), strict=True):
+        assert own.equal(tenth)  # torch's rate, which the backbone has
+        torch.testing.assert_close(thousandth, tenth / 100, rtol=1e-2, atol=1e-6)
+    encoder.set_backbone("trained")  # of the next stage
+    assert {m.momentum for m in encoder.backbone.modules() if hasattr(m, "momentum")} == {0.1}
+
+
 def test_a_backbone_trained_with_running_statistics_starts_from_its_pretrained_features():
     encoder = small_encoder()
     pixels = random_pixels(4)

@@ -258,11 +258,11 @@ ENCODE = """async ([settings, file, texts]) => {
 }"""
 
 
-@pytest.mark.parametrize("mode", ["modern", "paper"])
+@pytest.mark.parametrize(("mode", "marks"), [("modern", True), ("paper", True), ("paper", False)])
 def test_the_tokenizer_of_the_page_gives_the_ids_of_python(
-    page: "Page", mode: Any, tmp_path: Path
+    page: "Page", mode: Any, marks: bool, tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer(WORDS, mode, max_words=12)
+    tokenizer = Tokenizer(WORDS, mode, max_words=12, split_question_marks=marks)
     tokenizer.save(tmp_path / "tokenizer.json")
     file = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
     page.goto("./")
@@ -277,11 +277,11 @@ def test_the_tokenizer_of_the_page_gives_the_ids_of_python(
     check()
 
 
-@pytest.mark.parametrize("mode", ["modern", "paper"])
+@pytest.mark.parametrize(("mode", "marks"), [("modern", True), ("paper", True), ("paper", False)])
 def test_the_tokenizer_of_the_page_splits_at_the_same_characters(
-    page: "Page", mode: Any, tmp_path: Path
+    page: "Page", mode: Any, marks: bool, tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer(["a", "b", "ab"], mode, max_words=4)
+    tokenizer = Tokenizer(["a", "b", "ab"], mode, max_words=4, split_question_marks=marks)
     tokenizer.save(tmp_path / "tokenizer.json")
     file = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
     signs = [

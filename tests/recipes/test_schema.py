@@ -24,6 +24,7 @@ STAGE = {"name": "a", "epochs": 1, "contrastive": {}}
         ({"text_encoder": {"transformer": "x", "vocabulary": "modern"}}, "need each other"),
         ({"text_encoder": {"transformer": "x", "word_dropout": 0.1}}, "belong to a text CNN"),
         ({"text_encoder": {"vocabulary": "paper"}}, "set word_vectors"),
+        ({"classifier": {"bias": True, "sample_rate": 0.5}}, r"classifier\.bias needs"),
         (
             {"text_encoder": {"vocabulary": "paper", "word_vectors": "v", "word_dropout": 0.1}},
             r"word_dropout needs \[UNK\]",

@@ -38,5 +38,34 @@ def test_the_recipes_of_the_paper_have_its_values(name):
     assert second.ranking.negatives == ("random" if person else "mined")
 
 
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if dataset(name) in PAPER])
+def test_the_recipes_of_the_paper_follow_the_numbers_of_the_authors_code(name):
+    recipe = read_recipe(name)
+    first, second = recipe.stages
+    assert recipe.batch_norm == "paper"
+    assert recipe.text_encoder.split_question_marks == (dataset(name) == "mscoco")
+    with_bias = ("flickr30k", "flickr30k_resnet152", "cuhk_pedes", "cuhk_pedes_vgg16")
+    assert recipe.classifier.bias == (name in with_bias)
+    assert (first.backbone_running_rate, second.backbone_running_rate) == (None, 0.001)
+    rates = second.optimizer.rates
+    is_vgg = "vgg" in name
+    assert rates["image_backbone"] == (0.001 if is_vgg else 0.02)
+    assert rates.get("backbone_bias", rates["image_backbone"]) == 0.02
+    assert rates["backbone_norm_scale"] == 0.001
+    assert rates["backbone_first_conv"] == 1e-4
+    assert rates.get("classifier_bias", 0.02) == 0.02
+
+
+def test_other_recipes_keep_the_defaults_of_torch():
+    others = [name for name in shipped_recipes() if dataset(name) not in PAPER]
+    assert others
+    for name in others:
+        recipe = read_recipe(name)
+        assert recipe.batch_norm == "torch"
+        assert not recipe.classifier.bias
+        assert recipe.text_encoder.split_question_marks
+        assert all(stage.backbone_running_rate is None for stage in recipe.stages)
+
+
 def test_there_are_recipes_of_the_paper_for_every_data_set():
     assert {dataset(name) for name in shipped_recipes()} >= set(PAPER)

@@ -5,7 +5,7 @@ from dualpath.errors import CheckpointError
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.recipes.stages import OptimizerRecipe
 from dualpath.training.checkpoints import TrainingState, load_training, save_training
-from dualpath.training.optim import build_optimizers
+from dualpath.training.optim import Optimizers, build_optimizers
 from tests.conftest import SMALL, small_recipe, train_quietly
 
 
@@ -69,6 +69,28 @@ def test_the_states_of_both_optimizers_are_read_back(tmp_path):
     saved = optimizers.classifier.state_dict()["state"][0]["exp_avg"]
     assert states[1]["state"][0]["exp_avg"].equal(saved)
     assert saved.abs().max() > 0
+
+
+def test_the_bias_of_a_classifier_and_its_momentum_are_divided_among_the_processes(
+    network, tmp_path, monkeypatch
+):
+    saved = InstanceClassifier(3, torch.arange(23), bias=True)
+    groups = [{"params": saved.weights()}, {"params": [saved.bias]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    saved(torch.randn(4, 3), torch.randn(4, 3), torch.arange(4), torch.arange(4))[0].backward()
+    optimizer.step()
+    optimizers = Optimizers(torch.optim.SGD(network.parameters()), optimizer)
+    save_training(tmp_path / "last.pt", network, saved, optimizers, TrainingState())
+    # As the second of three processes.
+    monkeypatch.setattr("dualpath.distributed.collectives.world_size", lambda: 3)
+    monkeypatch.setattr("dualpath.distributed.collectives.rank", lambda: 1)
+    loaded = InstanceClassifier(3, torch.arange(23), bias=True)
+    assert loaded.own == slice(8, 16)
+    _, states = load_training(tmp_path / "last.pt", network, loaded)
+    assert loaded.bias.equal(saved.bias[8:16])
+    momentum = optimizer.state[saved.bias]["momentum_buffer"]
+    assert states[1]["state"][1]["momentum_buffer"].equal(momentum[8:16])
+    assert momentum.abs().max() > 0
 
 
 def test_shards_of_an_earlier_step_are_deleted(network, tmp_path):

@@ -107,6 +107,57 @@ def test_layers_nearer_to_the_pixels_have_lower_rates(network, classifier):
             assert group["lr"] == pytest.approx(0.1)
 
 
+PARTS = {"backbone_first_conv": 1e-4, "backbone_norm_scale": 1e-3, "backbone_bias": 2e-2}
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_parts_of_the_backbone_may_have_rates_of_their_own(network, classifier, layer_decay):
+    backbone = network.image_encoder.backbone
+    recipe = OptimizerRecipe(
+        name="sgd", lr=0.1, layer_decay=layer_decay, rates={"image_backbone": 2e-3, **PARTS}
+    )
+    optimizers = build_optimizers(recipe, network, classifier)
+    rates = {id(p): g["lr"] for g in optimizers.groups for p in g["params"]}
+    assert len(rates) == len(list(network.parameters())) + 1  # each once, and the classifier
+    distances = network.image_encoder.layer_distances()
+    modules = dict(backbone.named_modules())
+    for name, parameter in backbone.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias":
+            rate = PARTS["backbone_bias"]
+        elif isinstance(modules[layer], torch.nn.modules.batchnorm._BatchNorm):
+            rate = PARTS["backbone_norm_scale"]
+        else:
+            rate = PARTS["backbone_first_conv"] if name == "conv_stem.weight" else 2e-3
+        expected = 0.1 * rate * layer_decay ** distances[name]
+        assert rates[id(parameter)] == pytest.approx(expected), name
+
+
+def test_without_rates_of_their_own_the_parts_stay_in_one_group(network, classifier):
+    groups = build_optimizers(OptimizerRecipe(name="sgd"), network, classifier).groups
+    named = [group for group in groups if group["name"].startswith("backbone")]
+    assert named == []
+    (backbone,) = (group for group in groups if group["name"] == "image_backbone")
+    parameters = list(network.image_encoder.backbone.parameters())
+    assert [id(p) for p in backbone["params"]] == [id(p) for p in parameters]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_bias_of_the_classifier_has_a_rate_of_its_own(network, name):
+    classifier = InstanceClassifier(32, torch.arange(5), bias=True)
+    rates = {"classifier": 0.01, "classifier_bias": 0.02}
+    recipe = OptimizerRecipe(name=name, lr=0.1, weight_decay=0.3, rates=rates)
+    weights, bias = build_optimizers(recipe, network, classifier).classifier.param_groups
+    assert (weights["lr"], bias["lr"]) == pytest.approx((1e-3, 2e-3))
+    assert [id(p) for p in bias["params"]] == [id(classifier.bias)]
+    assert bias["weight_decay"] == (0.3 if name == "sgd" else 0)
+    without = OptimizerRecipe(lr=0.1, rates={"classifier": 0.01})
+    _, bias = build_optimizers(without, network, classifier).classifier.param_groups
+    assert bias["lr"] == pytest.approx(1e-3)
+    groups = parameter_groups(network, classifier)
+    assert groups["classifier_bias"] == [classifier.bias]
+
+
 @pytest.mark.parametrize("grid", [1, 2])
 def test_a_stage_may_train_only_the_last_layers(grid):
     image = {"backbone": "test_resnet", "pretrained": False, "input_size": 64, "grid": grid}

@@ -40,6 +40,17 @@ def test_the_paper_vocabulary_consists_of_the_words_with_a_vector(tmp_path, shap
     assert vocabulary.vectors[1:].tolist() == [[1, -1], [-1, 1]]
 
 
+@pytest.mark.parametrize(("split", "words"), [(True, ["red", "blue"]), (False, ["blue"])])
+def test_the_recipe_chooses_whether_question_marks_end_words(tmp_path, split, words):
+    (tmp_path / "glove.txt").write_text("red 1 -1\nblue -1 1\n")
+    text = text_encoder(
+        word_vectors=str(tmp_path / "glove.txt"), vocabulary="paper", split_question_marks=split
+    )
+    tokenizer = build_vocabulary(small_recipe(text_encoder=text), ["blue red?"], print).tokenizer
+    assert tokenizer.words == words
+    assert (tokenizer.encode(["red?"]) > 0).any() == split
+
+
 def test_rare_words_are_left_out_of_the_modern_vocabulary():
     recipe = small_recipe(text_encoder=text_encoder(min_count=2))
     lines = []

@@ -20,7 +20,8 @@ def metrics_table(result: "EvaluationResult") -> Table:
         + (f" · rsum {result.rsum:.1f}" if result.rsum is not None else "")
     )
     table = Table(title=title)
-    for column in ("direction", "R@1", "R@5", "R@10", "median rank", "mean rank", "mAP", "mINP"):
+    recalls = ("R@1", "R@5", "R@10", "median rank", "mean rank")
+    for column in ("direction", *recalls, "mAP", "mAP (trapezoidal)", "mINP"):
         table.add_column(column, justify="left" if column == "direction" else "right")
     directions = {"image → text": result.image_to_text, "text → image": result.text_to_image}
     for label, metrics in directions.items():
@@ -33,6 +34,7 @@ def metrics_table(result: "EvaluationResult") -> Table:
                 f"{metrics.median_rank:g}",
                 f"{metrics.mean_rank:.1f}",
                 f"{metrics.map:.1f}",
+                "" if metrics.map_trapezoidal is None else f"{metrics.map_trapezoidal:.1f}",
                 f"{metrics.minp:.1f}",
             )
     return table

@@ -35,8 +35,10 @@ _CHUNK = 10_000  # sentences encoded at a time: the library's result for each of
 WordVocabulary = Literal["paper", "modern"]
 Vocabulary = Literal["paper", "modern", "subword"]
 
-# The delimiters of the authors' code: hyphen, space, full stop, comma and round brackets.
-_PAPER_DELIMITERS = r"[\s\-.,()?]+"
+# The delimiters of the authors' code: hyphen, space, full stop, comma and round brackets; for
+# MSCOCO alone also the question mark.
+_PAPER_DELIMITERS = r"[\s\-.,()]+"
+_PAPER_DELIMITERS_WITH_QUESTION_MARK = r"[\s\-.,()?]+"
 _MODERN_WORDS = r"[\p{L}\p{M}\p{N}]+('\p{L}+)?|\p{So}"
 
 
@@ -47,6 +49,7 @@ class Tokenizer:
         words: the vocabulary in order; ``words[i]`` gets ID ``i + 1``.
         vocabulary: the mode; a subword tokenizer comes from :meth:`load`.
         max_words: further words of a sentence are cut off.
+        split_question_marks: whether ``?`` ends a word in the ``paper`` mode.
 
     >>> tokenizer = Tokenizer(["a", "dog"], "modern", max_words=4)
     >>> tokenizer.encode(["A dog, a CAT!", ""]).tolist()
@@ -55,10 +58,17 @@ class Tokenizer:
 
     vocabulary: Vocabulary
 
-    def __init__(self, words: Sequence[str], vocabulary: WordVocabulary, max_words: int) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        vocabulary: WordVocabulary,
+        max_words: int,
+        *,
+        split_question_marks: bool = True,
+    ) -> None:
         ids = {word: token_id for token_id, word in enumerate([PADDING, *words, UNKNOWN])}
         tokenizer = HuggingFaceTokenizer(WordLevel(ids, unk_token=UNKNOWN))
-        _set_pipeline(tokenizer, vocabulary)
+        _set_pipeline(tokenizer, vocabulary, split_question_marks)
         self._tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.max_words = max_words
@@ -147,14 +157,19 @@ def trim_padding(token_ids: IntArray) -> IntArray:
     return token_ids[:, : max(1, int((token_ids != 0).sum(axis=1).max()))]
 
 
-def count_words(sentences: Iterable[str], vocabulary: WordVocabulary) -> Counter[str]:
+def count_words(
+    sentences: Iterable[str], vocabulary: WordVocabulary, *, split_question_marks: bool = True
+) -> Counter[str]:
     """Count the words of sentences, split by a mode, in order of first appearance.
+
+    Args:
+        split_question_marks: whether ``?`` ends a word in the ``paper`` mode.
 
     >>> count_words(["A dog runs.", "a dog"], "modern")
     Counter({'a': 2, 'dog': 2, 'runs': 1})
     """
     tokenizer = HuggingFaceTokenizer(WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
-    _set_pipeline(tokenizer, vocabulary)
+    _set_pipeline(tokenizer, vocabulary, split_question_marks)
     counts: Counter[str] = Counter()
     for words in _split(tokenizer, sentences):
         counts.update(words)
@@ -171,9 +186,14 @@ def modern_vocabulary(counts: Counter[str], min_count: int) -> list[str]:
     return [word for word, _ in sorted(frequent, key=lambda pair: (-pair[1], pair[0]))]
 
 
-def _set_pipeline(tokenizer: HuggingFaceTokenizer, vocabulary: WordVocabulary) -> None:
+def _set_pipeline(
+    tokenizer: HuggingFaceTokenizer, vocabulary: WordVocabulary, split_question_marks: bool
+) -> None:
     if vocabulary == "paper":
-        tokenizer.pre_tokenizer = Split(Regex(_PAPER_DELIMITERS), "removed")
+        delimiters = (
+            _PAPER_DELIMITERS_WITH_QUESTION_MARK if split_question_marks else _PAPER_DELIMITERS
+        )
+        tokenizer.pre_tokenizer = Split(Regex(delimiters), "removed")
         return
     tokenizer.normalizer = NormalizerSequence(
         [

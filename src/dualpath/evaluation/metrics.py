@@ -5,6 +5,7 @@ so a model that gives every item the same score gets the worst rank, never the b
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,9 @@ class RetrievalMetrics:
         median_rank: of the first right item, from 1: the smallest rank within which more than half
             of the queries have a right item (authors' code).
         mean_rank: of the first right item, from 1.
-        map: mean average precision over all right items, percent.
+        map: mean over the queries of the average precision over all right items, percent.
+        map_trapezoidal: the same with the area of the authors' code, which takes the mean of the
+            precisions at and before each right item. None if the ranks were not counted for it.
         minp: mean inverse negative penalty, percent: number of right items divided by the rank of
             the last of them (Ye et al., "Deep Learning for Person Re-identification: A Survey and
             Outlook", section 4.2).
@@ -38,6 +41,7 @@ class RetrievalMetrics:
     mean_rank: float
     map: float
     minp: float
+    map_trapezoidal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,14 @@ class Ranks:
         first: (queries,) int64, rank of the first right item, from 1.
         average_precision: (queries,) float64, in [0, 1].
         inverse_penalty: (queries,) float64, number of right items divided by the rank of the last.
+        trapezoidal_precision: (queries,) float64, in [0, 1]: the area below precision over recall
+            by the trapezoidal rule, from a precision of 1 before the first item (authors' code).
     """
 
     first: IntArray
     average_precision: npt.NDArray[np.float64]
     inverse_penalty: npt.NDArray[np.float64]
+    trapezoidal_precision: npt.NDArray[np.float64] | None = None
 
 
 def recall_at_k(first_ranks: IntArray, k: int) -> float:
@@ -80,6 +87,11 @@ def retrieval_metrics(ranks: Ranks) -> RetrievalMetrics:
         mean_rank=float(np.mean(ranks.first)),
         map=float(100 * np.mean(ranks.average_precision)),
         minp=float(100 * np.mean(ranks.inverse_penalty)),
+        map_trapezoidal=(
+            None
+            if ranks.trapezoidal_precision is None
+            else float(100 * np.mean(ranks.trapezoidal_precision))
+        ),
     )
 
 
@@ -111,14 +123,15 @@ def rank_relevant(
     first = np.empty(len(queries), np.int64)
     average_precision = np.empty(len(queries), np.float64)
     inverse_penalty = np.empty(len(queries), np.float64)
+    trapezoidal = np.empty(len(queries), np.float64)
     rows = max(1, _CHUNK_SCORES // max(1, len(gallery)))
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
         scores = queries[chunk] @ gallery.T
-        first[chunk], average_precision[chunk], inverse_penalty[chunk] = _rank_chunk(
-            scores, relevant[chunk, : int(counts[chunk].max())], counts[chunk]
-        )
-    return Ranks(first, average_precision, inverse_penalty)
+        ranks = _rank_chunk(scores, relevant[chunk, : int(counts[chunk].max())], counts[chunk])
+        first[chunk], average_precision[chunk] = ranks.first, ranks.average_precision
+        inverse_penalty[chunk], trapezoidal[chunk] = ranks[2:]
+    return Ranks(first, average_precision, inverse_penalty, trapezoidal)
 
 
 def _is_finite(vectors: Vectors) -> bool:
@@ -140,9 +153,16 @@ def _relevant_items(
     return order[np.minimum(places, len(order) - 1)], counts
 
 
-def _rank_chunk(
-    scores: Vectors, relevant: IntArray, counts: IntArray
-) -> tuple[IntArray, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+class _ChunkRanks(NamedTuple):
+    """The ranks of a chunk of queries; the fields are those of :class:`Ranks`."""
+
+    first: IntArray
+    average_precision: npt.NDArray[np.float64]
+    inverse_penalty: npt.NDArray[np.float64]
+    trapezoidal_precision: npt.NDArray[np.float64]
+
+
+def _rank_chunk(scores: Vectors, relevant: IntArray, counts: IntArray) -> _ChunkRanks:
     """Rank right items among the wrong ones of each row by counting; nothing is sorted.
 
     Args:
@@ -159,4 +179,12 @@ def _rank_chunk(
     place = np.arange(1, relevant.shape[1] + 1)
     precision = np.where(exists, place / (place + wrong_before), 0.0)
     last = np.take_along_axis(wrong_before, counts[:, None] - 1, axis=1).squeeze(1) + counts
-    return wrong_before[:, 0] + 1, precision.sum(axis=1) / counts, counts / last
+    # The precision one place before each right item; 1 before the first place.
+    before = np.maximum(place + wrong_before - 1, 1)
+    earlier = np.where(place + wrong_before == 1, 1.0, (place - 1) / before) * exists
+    return _ChunkRanks(
+        wrong_before[:, 0] + 1,
+        precision.sum(axis=1) / counts,
+        counts / last,
+        (precision + earlier).sum(axis=1) / (2 * counts),
+    )

@@ -204,8 +204,9 @@ def _rsum(*directions: RetrievalMetrics) -> float:
 
 def _mean_metrics(folds: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
     means = {
-        field.name: float(np.mean([getattr(fold, field.name) for fold in folds]))
-        for field in fields(RetrievalMetrics)
+        name: float(np.mean([getattr(fold, name) for fold in folds]))
+        for name in (field.name for field in fields(RetrievalMetrics))
+        if all(getattr(fold, name) is not None for fold in folds)
     }
     return RetrievalMetrics(**means)
 

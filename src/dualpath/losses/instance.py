@@ -36,18 +36,19 @@ def instance_loss(
     Args:
         features: (batch, dim).
         weight: (instances, dim), the shared classifier.
-        instance_ids: (batch,) int64; rows with -1 have no class and do not count.
+        instance_ids: (batch,) int64; rows with -1 have no class, and their loss is 0.
         logit_scale: features and weights are normalised and their cosine is multiplied by this
             value. None: plain dot products (the paper).
 
     Returns:
-        The mean loss of the rows that count, a scalar; 0 if none counts.
+        The sum of the losses divided by the number of all rows, also of those without a class
+        (authors' code), a scalar.
 
     >>> features, weight = torch.eye(2), torch.eye(2)
     >>> round(instance_loss(features, weight, torch.tensor([0, 1])).item(), 4)
     0.3133
     """
-    return _mean(_row_losses(features, weight, instance_ids, logit_scale), instance_ids)
+    return _mean(_row_losses(features, weight, instance_ids, logit_scale))
 
 
 class _Sample(NamedTuple):
@@ -96,14 +97,17 @@ class InstanceClassifier(nn.Module):
         sample_rate: share of the classes in a step: those of the batch and others drawn at random
             (An et al., "Partial FC", ICCV workshops 2021). Below 1, gradients are sparse.
         num_heads: equal parts of the features, each classified by itself.
+        bias: add a number to the logit of each class. It needs a shared classifier of one head
+            over all classes.
 
     Attributes:
         classes: number of classes. own: the classes of this process, a slice.
         weight: (own classes, width), initially uniform in +-0.1 sqrt(3 / width) (authors' code).
         own_text_weight: of the same shape; None if shared.
+        bias: (own classes, 1), initially 0; None without one.
 
     Raises:
-        ValueError: there are fewer classes than processes.
+        ValueError: there are fewer classes than processes, or other options exclude a bias.
     """
 
     class_of: Tensor
@@ -117,8 +121,11 @@ class InstanceClassifier(nn.Module):
         projection_dim: int | None = None,
         sample_rate: float = 1.0,
         num_heads: int = 1,
+        bias: bool = False,
     ) -> None:
         super().__init__()
+        if bias and not (shared and sample_rate == 1.0 and num_heads == 1):
+            raise ValueError("a bias needs a shared classifier of one head over all classes")
         self.register_buffer("class_of", class_of, persistent=False)
         self.classes = int(class_of.max()) + 1
         self.own = shard_slice(self.classes)
@@ -128,6 +135,7 @@ class InstanceClassifier(nn.Module):
         self.weight = nn.Parameter(self._draw(width))
         self.own_text_weight = None if shared else nn.Parameter(self._draw(width))
         self.projection = nn.Linear(dim, width, bias=False) if projection_dim else None
+        self.bias = nn.Parameter(torch.zeros(len(self.weight), 1)) if bias else None
 
     def _draw(self, width: int) -> Tensor:
         """Draw this process's rows; the values do not depend on the number of processes."""
@@ -143,11 +151,12 @@ class InstanceClassifier(nn.Module):
 
     def row_names(self) -> list[str]:
         """Return the names of the parameters with one row per class."""
-        return ["weight"] + ([] if self.own_text_weight is None else ["own_text_weight"])
+        optional = {"own_text_weight": self.own_text_weight, "bias": self.bias}
+        return ["weight", *(name for name, values in optional.items() if values is not None)]
 
     def weights(self) -> list[nn.Parameter]:
-        """Return these parameters: the shared classifier, or one for each encoder."""
-        return [self.get_parameter(name) for name in self.row_names()]
+        """Return the weights: of the shared classifier, or one for each encoder."""
+        return [self.get_parameter(name) for name in self.row_names() if name != "bias"]
 
     def forward(
         self,
@@ -171,6 +180,7 @@ class InstanceClassifier(nn.Module):
             torch.where(ids < 0, ids, self.class_of[ids]) for ids in (image_ids, text_ids)
         )
         sample = self._sample(torch.cat([image_classes, text_classes]))
+        bias = None if self.bias is None else as_dtensor(self.bias, self.classes)
 
         def row_losses(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
             if self.projection is not None:
@@ -180,7 +190,7 @@ class InstanceClassifier(nn.Module):
             if sample is not None:
                 weight = F.embedding(sample.rows, weight, sparse=True)
                 classes, total = sample.columns(classes), sample.total
-            of_part = partial(_row_losses, instance_ids=classes, logit_scale=logit_scale)
+            of_part = partial(_row_losses, instance_ids=classes, logit_scale=logit_scale, bias=bias)
             return apply_sharded(
                 lambda *both: mean_over_heads(of_part, self.num_heads, *both),
                 features,
@@ -197,7 +207,7 @@ class InstanceClassifier(nn.Module):
                 row_losses(features, weight, classes)
                 for (features, classes), weight in zip(paths, self.weights(), strict=True)
             )
-        return _mean(image_losses, image_classes), _mean(text_losses, text_classes)
+        return _mean(image_losses), _mean(text_losses)
 
     def _sample(self, present: Tensor) -> "_Sample | None":
         """Draw the classes of a step: those of the batch and others. None: all classes."""
@@ -216,17 +226,22 @@ class InstanceClassifier(nn.Module):
 
 
 def _row_losses(
-    features: Tensor, weight: Tensor, instance_ids: Tensor, logit_scale: float | None
+    features: Tensor,
+    weight: Tensor,
+    instance_ids: Tensor,
+    logit_scale: float | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of each row, (batch,); 0 where the row has no class."""
     logits = _logits(features, weight, logit_scale)
+    if bias is not None:
+        logits = logits + bias.T
     return F.cross_entropy(logits, instance_ids, ignore_index=-1, reduction="none")
 
 
-def _mean(row_losses: Tensor, classes: Tensor) -> Tensor:
-    """Return the mean over the rows that have a class."""
-    mean: Tensor = row_losses.sum() / (classes >= 0).sum().clamp(min=1)
-    return mean
+def _mean(row_losses: Tensor) -> Tensor:
+    """Return the mean over all rows, (rows,); 0 if there is none."""
+    return row_losses.sum() / max(1, len(row_losses))
 
 
 def _logits(features: Tensor, weight: Tensor, logit_scale: float | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dualpath.models.backbones import create_backbone
 from dualpath.models.image_encoder import ImageEncoder
+from dualpath.models.layers import average_sigma
 from dualpath.models.text.base import TextEncoder, TextEncoderSpec
 from dualpath.models.text.registry import build_text_encoder
 from dualpath.recipes.schema import ResolvedRecipe
@@ -90,4 +91,7 @@ def build_network(
         num_heads=recipe.num_heads,
     )
     spec = TextEncoderSpec(recipe, num_embeddings, load_pretrained, folder)
-    return DualEncoder(image_encoder, build_text_encoder(spec))
+    network = DualEncoder(image_encoder, build_text_encoder(spec))
+    if recipe.batch_norm == "paper":
+        average_sigma(network)
+    return network

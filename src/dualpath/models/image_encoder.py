@@ -114,7 +114,13 @@ class ImageEncoder(nn.Module):
         last = max(layers.values())
         return {prefix + name: last - layer for name, layer in layers.items()}
 
-    def set_backbone(self, mode: BackboneMode, *, last_layers: int | None = None) -> None:
+    def set_backbone(
+        self,
+        mode: BackboneMode,
+        *,
+        last_layers: int | None = None,
+        running_rate: float | None = None,
+    ) -> None:
         """Train the backbone or freeze it, and choose the statistics of its batch normalisation.
 
         Args:
@@ -124,6 +130,8 @@ class ImageEncoder(nn.Module):
                 ``"frozen_batch_norm"``: statistics of the batch in training, without updating the
                 running ones (authors' code).
             last_layers: train only this many layers of the backbone, counted from its output.
+            running_rate: share of a batch in the running statistics that ``"trained"`` updates.
+                None: the backbone's own.
         """
         self._mode = mode
         self.backbone.requires_grad_(self._is_trained)
@@ -132,7 +140,8 @@ class ImageEncoder(nn.Module):
             for name, parameter in self.backbone.named_parameters():
                 parameter.requires_grad_(distances[name] < last_layers)
         for name, norm in _batch_norms(self.backbone).items():
-            norm.momentum = 0.0 if mode == "frozen_batch_norm" else self._momentum[name]
+            own = self._momentum[name] if running_rate is None else running_rate
+            norm.momentum = 0.0 if mode == "frozen_batch_norm" else own
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "ImageEncoder":

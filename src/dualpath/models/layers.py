@@ -17,14 +17,25 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the rows of all processes.
 
     torch's own SyncBatchNorm needs GPUs.
+
+    Attributes:
+        averages_sigma: the running statistics are those of the authors' code, which averages
+            ``sigma = sqrt(biased variance + eps)`` where torch averages the unbiased variance.
+            ``running_var`` then holds ``sigma ** 2 - eps``, so that evaluation and export need not
+            know the style. The authors' averages start from 0; here they are divided by the sum of
+            their weights, ``1 - 0.95 ** batches``, which is 1 after some hundred batches. Without
+            it, features overflow in evaluation after a few batches.
     """
 
+    averages_sigma = False
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (rows, channels); processes may have different numbers of rows."""
+        if self.training and self.averages_sigma and world_size() == 1:
+            return self._forward_averaging_sigma(x)
         if not self.training or world_size() == 1:
             return super().forward(x)
         x = x.to(self.weight.dtype)  # statistics stay in single precision under autocast
@@ -33,15 +44,44 @@ class BatchNorm(nn.BatchNorm1d):
         centred = x - mean
         variance = all_reduce_sum(centred.square().sum(dim=0)) / rows
         with torch.no_grad():
-            self.running_mean.lerp_(mean, _RUNNING_RATE)
-            self.running_var.lerp_(variance * rows / (rows - 1), _RUNNING_RATE)
-            self.num_batches_tracked += 1
+            if self.averages_sigma:
+                self._average_sigma(mean, variance)
+            else:
+                self.running_mean.lerp_(mean, _RUNNING_RATE)
+                self.running_var.lerp_(variance * rows / (rows - 1), _RUNNING_RATE)
+                self.num_batches_tracked += 1
         return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    def _forward_averaging_sigma(self, x: Tensor) -> Tensor:
+        # With a rate of 1, torch writes the statistics of the batch into the two tensors.
+        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        normalised = F.batch_norm(
+            x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+        )
+        self._average_sigma(mean, variance * ((len(x) - 1) / len(x)))
+        return normalised
+
+    @torch.no_grad()
+    def _average_sigma(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics by the mean and the biased variance of a batch."""
+        self.num_batches_tracked += 1
+        batches = self.num_batches_tracked.to(self.running_var.dtype)
+        rate = _RUNNING_RATE / (1 - (1 - _RUNNING_RATE) ** batches)
+        sigma = (self.running_var + self.eps).sqrt().lerp((variance + self.eps).sqrt(), rate)
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.copy_(sigma.square() - self.eps)
 
 
 def batch_norm(channels: int) -> BatchNorm:
     """Return batch normalisation with epsilon 1e-3 and running rate 0.05 (authors' code)."""
     return BatchNorm(channels, eps=1e-3, momentum=_RUNNING_RATE)
+
+
+def average_sigma(network: nn.Module) -> None:
+    """Let the batch normalisation of heads and text encoder average as the authors' code does."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.averages_sigma = True
 
 
 class Concat(nn.ModuleList):

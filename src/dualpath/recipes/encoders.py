@@ -22,6 +22,8 @@ class TextEncoderRecipe(StrictModel):
             the tokens. 0 is the embedded tokens, -1 the last layer.
         vocabulary: ``paper``: words with a word vector, case-sensitive. ``modern``: lower-cased
             words seen at least ``min_count`` times. ``subword``: the sentence encoder's tokens.
+        split_question_marks: whether ``?`` ends a word in the ``paper`` vocabulary, as it does in
+            the authors' code for MSCOCO alone.
         min_count: occurrences a word needs to enter the ``modern`` vocabulary.
         max_words: words (or tokens) of a caption that are used; the rest is cut off.
         word_vectors: file of pretrained word vectors (word2vec, GloVe or fastText format).
@@ -41,6 +43,7 @@ class TextEncoderRecipe(StrictModel):
     transformer: str | None = None
     feature_layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     vocabulary: Literal["paper", "modern", "subword"] = "modern"
+    split_question_marks: bool = True
     min_count: Positive = 2
     max_words: Positive = 32
     word_vectors: Path | None = None

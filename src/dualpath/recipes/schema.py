@@ -51,6 +51,10 @@ class Recipe(StrictModel):
             with heads, classes and losses of its own: an ensemble in one network.
         relu_before_loss: the losses see the features after the heads' last ReLU, and test features
             are taken before it, as in the authors' code. If false, both are taken before it.
+        batch_norm: which running statistics the batch normalisation of the heads and the text
+            encoder keeps for the test. ``torch``: averages of mean and unbiased variance.
+            ``paper``: averages of mean and ``sqrt(biased variance + 0.001)``, as in the authors'
+            code.
         image_encoder, text_encoder, classifier: the networks.
         stages: in the order in which they run.
         keep: which weights the bundle gets: the ``best`` on validation, or the ``last``.
@@ -68,6 +72,7 @@ class Recipe(StrictModel):
     dim: Positive = 2048
     num_heads: Positive = 1
     relu_before_loss: bool = False
+    batch_norm: Literal["torch", "paper"] = "torch"
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     text_encoder: TextEncoderRecipe = TextEncoderRecipe()
     classifier: ClassifierRecipe = ClassifierRecipe()
@@ -89,6 +94,20 @@ class Recipe(StrictModel):
         if self.num_heads > 1 and self.classifier.projection_dim is not None:
             raise ValueError(
                 "classifier.projection_dim mixes the heads; remove it, or set num_heads: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_bias(self) -> "Recipe":
+        classifier = self.classifier
+        plain = all(
+            stage.instance is None or stage.instance.logit_scale is None for stage in self.stages
+        )
+        whole = classifier.shared and classifier.sample_rate == 1.0 and self.num_heads == 1
+        if classifier.bias and not (plain and whole):
+            raise ValueError(
+                "classifier.bias needs shared: true, sample_rate: 1, num_heads: 1 and stages "
+                "without instance.logit_scale"
             )
         return self
 

@@ -15,6 +15,11 @@ ParameterGroup = Literal[
     "text_trunk",
     "norm_scale",
     "classifier",
+    # Parts of a group above, set apart where a recipe gives them a rate of their own.
+    "backbone_first_conv",
+    "backbone_norm_scale",
+    "backbone_bias",
+    "classifier_bias",
 ]
 
 
@@ -50,12 +55,15 @@ class ClassifierRecipe(StrictModel):
         sample_rate: share of the classes that take part in a step: those of the batch and others
             drawn at random (An et al., "Partial FC", 2021). Below 1, only their rows are updated,
             by Adam without weight decay.
+        bias: add a number to the logit of each class, as two of the authors' networks do. Needs
+            ``shared``, all classes, one head and plain logits.
     """
 
     shared: bool = True
     clusters: Annotated[int, Field(ge=2)] | None = None
     projection_dim: Positive | None = None
     sample_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    bias: bool = False
 
 
 class RankingLossRecipe(StrictModel):
@@ -111,7 +119,10 @@ class OptimizerRecipe(StrictModel):
             ``adamw``.
         layer_decay: each layer of the image backbone has this share of the learning rate of the
             next layer, so that early layers change least.
-        rates: factors of ``lr`` for the named parameter groups.
+        rates: factors of ``lr`` for the named parameter groups. ``backbone_first_conv`` (the weight
+            of the first convolution), ``backbone_norm_scale`` (the scales of its batch
+            normalisation) and ``backbone_bias`` (its biases) have the factor of ``image_backbone``
+            unless they are named, and ``classifier_bias`` that of ``classifier``.
     """
 
     name: Literal["sgd", "adamw"] = "adamw"
@@ -148,6 +159,8 @@ class StageRecipe(StrictModel):
             statistics in training, as in the authors' code), ``trained``, or
             ``trained_running_norm`` (trained, with the pretrained running statistics).
         last_layers: train only this many layers of the backbone, counted from its output.
+        backbone_running_rate: share of a batch in the running statistics of a ``trained`` backbone.
+            If it is not set, the backbone's own, 0.1 for most.
         sentence_encoder: ``trained`` or ``frozen``; its features are cached if it is frozen.
         flip: mirror images at random. crops: number of fixed random crops per image, or ``random``
             for a new crop each time.
@@ -163,6 +176,7 @@ class StageRecipe(StrictModel):
     captions_of: Literal["image", "instance"] = "image"
     backbone: Literal["trained", "trained_running_norm", "frozen", "frozen_batch_norm"] = "trained"
     last_layers: Positive | None = None
+    backbone_running_rate: Share | None = None
     sentence_encoder: Literal["trained", "frozen"] = "trained"
     flip: bool = True
     crops: Annotated[int, Field(ge=0)] | Literal["random"] = 0

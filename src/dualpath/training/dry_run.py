@@ -88,7 +88,7 @@ def _plan(stage: StageRecipe, training: _Training) -> StagePlan:
     network, classifier = training.network, training.classifier
     freeze(network, stage)
     network.train()
-    groups = parameter_groups(network, classifier)
+    groups = parameter_groups(network, classifier, stage.optimizer.rates)
     trained = build_optimizers(stage.optimizer, network, classifier).groups
     plans = []
     for name, parameters in groups.items():

@@ -25,6 +25,8 @@ def mine_captions(
     table: CaptionTable,
     recipe: TextEncoderRecipe,
     candidates: int,
+    *,
+    relu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return a hard caption for each image of a batch, and its instance.
 
@@ -33,6 +35,7 @@ def mine_captions(
     Args:
         batch: n images; candidates belong to none of their instances.
         candidates: captions to choose from.
+        relu: compare the features after the ReLU, as the losses do (``relu_before_loss``).
 
     Returns:
         Augmented token ids, (n, positions) int64, and instances, (n,) int64.
@@ -58,5 +61,24 @@ def mine_captions(
         image_features, text_features = network(batch.images, own)
     image_features = all_gather_rows(image_features, len(batch.instance_ids))
     text_features = all_gather_rows(text_features, len(augmented))
-    hardest = (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)
+    hardest = most_similar(image_features, text_features, relu=relu)
     return augmented[hardest], of_captions[drawn[hardest]]
+
+
+def most_similar(image_features: Tensor, text_features: Tensor, *, relu: bool = False) -> Tensor:
+    """Return the caption with the highest cosine for each image, (n,) int64.
+
+    Args:
+        image_features: (n, dim). text_features: (m, dim).
+        relu: compare the features after the ReLU.
+
+    >>> most_similar(torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, -1.0], [1.0, 0.0]]))
+    tensor([0])
+    >>> most_similar(
+    ...     torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 0.1], [1.0, -9.0]]), relu=True
+    ... )
+    tensor([1])
+    """
+    if relu:
+        image_features, text_features = F.relu(image_features), F.relu(text_features)
+    return (F.normalize(image_features) @ F.normalize(text_features).T).argmax(dim=1)

@@ -1,11 +1,12 @@
 """Parameter groups, optimisers and learning rates of a stage."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dualpath.losses.instance import InstanceClassifier
 from dualpath.models.dual_encoder import DualEncoder
@@ -44,19 +45,28 @@ def build_classifier(recipe: Recipe, class_of: Tensor) -> InstanceClassifier:
         projection_dim=classifier.projection_dim,
         sample_rate=classifier.sample_rate,
         num_heads=recipe.num_heads,
+        bias=classifier.bias,
     )
 
 
 def freeze(network: DualEncoder, stage: StageRecipe) -> None:
     """Freeze the pretrained parts that a stage does not train."""
-    network.image_encoder.set_backbone(stage.backbone, last_layers=stage.last_layers)
+    network.image_encoder.set_backbone(
+        stage.backbone, last_layers=stage.last_layers, running_rate=stage.backbone_running_rate
+    )
     network.text_encoder.freeze(stage)
 
 
 def parameter_groups(
-    network: DualEncoder, classifier: InstanceClassifier
+    network: DualEncoder,
+    classifier: InstanceClassifier,
+    apart: Collection[ParameterGroup] = (),
 ) -> dict[ParameterGroup, list[nn.Parameter]]:
-    """Return every parameter under the name by which recipes set its learning rate."""
+    """Return every parameter under the name by which recipes set its learning rate.
+
+    Args:
+        apart: groups that a recipe sets apart from the group that they are a part of.
+    """
     image, text = network.image_encoder, network.text_encoder
     of_text = text.parameter_groups()
     norm_scales = [
@@ -67,14 +77,32 @@ def parameter_groups(
     ]
     named = {id(parameter) for group in (*of_text.values(), norm_scales) for parameter in group}
     return {
-        "image_backbone": list(image.backbone.parameters()),
+        **_backbone_groups(image.backbone, apart),
         "image_head": [p for p in image.head.parameters() if id(p) not in named],
         "word_embedding": of_text.get("word_embedding", []),
         "text_backbone": of_text.get("text_backbone", []),
         "text_trunk": [p for p in text.parameters() if id(p) not in named],
         "norm_scale": norm_scales,
-        "classifier": list(classifier.parameters()),
+        "classifier": [p for p in classifier.parameters() if p is not classifier.bias],
+        **({} if classifier.bias is None else {"classifier_bias": [classifier.bias]}),
     }
+
+
+def _backbone_groups(
+    backbone: nn.Module, apart: Collection[ParameterGroup]
+) -> dict[ParameterGroup, list[nn.Parameter]]:
+    """Return the parameters of a backbone, without those set apart and these by themselves."""
+    modules = list(backbone.modules())
+    first = next((layer.weight for layer in modules if isinstance(layer, nn.Conv2d)), None)
+    parts: dict[ParameterGroup, list[Any]] = {
+        "backbone_first_conv": [first],
+        "backbone_norm_scale": [m.weight for m in modules if isinstance(m, _BatchNorm)],
+        "backbone_bias": [getattr(layer, "bias", None) for layer in modules],
+    }
+    parts = {name: [p for p in parts[name] if p is not None] for name in parts if name in apart}
+    named = {id(parameter) for part in parts.values() for parameter in part}
+    rest = [p for p in backbone.parameters() if id(p) not in named]
+    return {"image_backbone": rest, **parts}
 
 
 def build_optimizers(
@@ -84,7 +112,7 @@ def build_optimizers(
 
     Each parameter group carries ``base_lr``, which :func:`set_learning_rate` multiplies.
     """
-    rows = {id(weight) for weight in classifier.weights()}
+    rows = {id(classifier.get_parameter(name)) for name in classifier.row_names()}
     groups: list[dict[str, Any]] = []
     for name, lr, parameters in _with_learning_rates(recipe, network, classifier):
         trained = [p for p in parameters if p.requires_grad and id(p) not in rows]
@@ -101,7 +129,13 @@ def build_optimizers(
     if classifier.sample_rate < 1:
         del classes["weight_decay"]
         return Optimizers(_optimizer(recipe, groups), torch.optim.SparseAdam([classes]))
-    return Optimizers(_optimizer(recipe, groups), _optimizer(recipe, [classes]))
+    of_classes = [classes]
+    if classifier.bias is not None:
+        lr = recipe.lr * recipe.rates.get("classifier_bias", recipe.rates.get("classifier", 1.0))
+        decay = recipe.weight_decay if recipe.name == "sgd" else 0.0
+        bias: dict[str, Any] = {"params": [classifier.bias], "lr": lr, "base_lr": lr}
+        of_classes.append({**bias, "name": "classifier_bias", "weight_decay": decay})
+    return Optimizers(_optimizer(recipe, groups), _optimizer(recipe, of_classes))
 
 
 def _optimizer(recipe: OptimizerRecipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -114,15 +148,16 @@ def _optimizer(recipe: OptimizerRecipe, groups: list[dict[str, Any]]) -> torch.o
 def _with_learning_rates(
     recipe: OptimizerRecipe, network: DualEncoder, classifier: InstanceClassifier
 ) -> Iterator[tuple[ParameterGroup, float, list[nn.Parameter]]]:
-    for name, parameters in parameter_groups(network, classifier).items():
+    for name, parameters in parameter_groups(network, classifier, recipe.rates).items():
         lr = recipe.lr * recipe.rates.get(name, 1.0)
-        if name != "image_backbone" or recipe.layer_decay == 1.0:
+        if "backbone" not in name or name == "text_backbone" or recipe.layer_decay == 1.0:
             yield name, lr, parameters
             continue
         layers: dict[int, list[nn.Parameter]] = {}
-        distances = network.image_encoder.layer_distances()
+        distances, own = network.image_encoder.layer_distances(), {id(p) for p in parameters}
         for key, parameter in network.image_encoder.backbone.named_parameters():
-            layers.setdefault(distances[key], []).append(parameter)
+            if id(parameter) in own:
+                layers.setdefault(distances[key], []).append(parameter)
         for distance, layer in sorted(layers.items()):
             yield name, lr * recipe.layer_decay**distance, layer
 

@@ -56,7 +56,12 @@ def step_losses(
     mined_ids = None
     if stage.ranking and stage.ranking.negatives == "mined":
         mined_tokens, mined_ids = mine_captions(
-            plain, batch, table, recipe.text_encoder, stage.ranking.candidates
+            plain,
+            batch,
+            table,
+            recipe.text_encoder,
+            stage.ranking.candidates,
+            relu=recipe.relu_before_loss,
         )
         token_ids = _stack(token_ids, mined_tokens)
     unpaired = teacher.draw(token_ids.device) if teacher else None

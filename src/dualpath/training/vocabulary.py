@@ -48,14 +48,16 @@ def build_vocabulary(recipe: Recipe, captions: Iterable[str], log: Log) -> Train
         return TrainingVocabulary(Tokenizer.load(file, "subword", text.max_words), None)
     if text.vocabulary == "subword":
         raise RecipeError("text_encoder.vocabulary: subword needs text_encoder.transformer")
-    counts = count_words(captions, text.vocabulary)
+    marks = text.split_question_marks
+    counts = count_words(captions, text.vocabulary, split_question_marks=marks)
     for path in {s.distillation.captions for s in recipe.stages if s.distillation}:
-        counts.update(count_words(read_captions(path), text.vocabulary) if path else {})
+        further = read_captions(path) if path else []
+        counts.update(count_words(further, text.vocabulary, split_question_marks=marks))
     found = read_word_vectors(text.word_vectors, counts.keys()) if text.word_vectors else {}
     if text.word_vectors and not found:
         raise WordVectorError(f"{text.word_vectors}: contains none of the words of the captions")
     words = list(found) if text.vocabulary == "paper" else modern_vocabulary(counts, text.min_count)
-    tokenizer = Tokenizer(words, text.vocabulary, text.max_words)
+    tokenizer = Tokenizer(words, text.vocabulary, text.max_words, split_question_marks=marks)
     known = sum(counts[word] for word in words)
     log(
         f"vocabulary: {len(words):,} of {len(counts):,} different words, "

@@ -1,6 +1,7 @@
 // Sentences to token ids: the same ids as dualpath.data.tokenizer, of which this is a translation.
 const PADDING_ID = 0;
-const PAPER_DELIMITERS = /[\p{White_Space}\-.,()?]+/u;
+const PAPER_DELIMITERS = /[\p{White_Space}\-.,()]+/u;
+const PAPER_DELIMITERS_WITH_QUESTION_MARK = /[\p{White_Space}\-.,()?]+/u;
 const MODERN_WORDS = /[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?|\p{So}/gu;
 const CHINESE = [
   [0x4e00, 0x9fff], [0x3400, 0x4dbf], [0x20000, 0x2a6df], [0x2a700, 0x2b73f], [0x2b740, 0x2b81f],
@@ -34,14 +35,19 @@ function normalise(text) {
 
 export function splitModern(text) { return normalise(text).match(MODERN_WORDS) ?? []; }
 
-export function splitPaper(text) { return text.split(PAPER_DELIMITERS).filter((word) => word !== ""); }
+export function splitPaper(text, delimiters = PAPER_DELIMITERS_WITH_QUESTION_MARK) {
+  return text.split(delimiters).filter((word) => word !== "");
+}
 
 // Returns a function of a sentence that returns its ids, without padding.
 // settings: {mode: "paper" or "modern", max_words}; file: the content of tokenizer.json.
 export function createTokenizer(settings, file) {
   const ids = new Map(Object.entries(file.model.vocab));
   const unknown = ids.get(file.model.unk_token);
-  const isPaper = settings.mode === "paper", split = isPaper ? splitPaper : splitModern;
+  const isPaper = settings.mode === "paper";
+  const marks = isPaper && file.pre_tokenizer.pattern.Regex.includes("?");
+  const delimiters = marks ? PAPER_DELIMITERS_WITH_QUESTION_MARK : PAPER_DELIMITERS;
+  const split = isPaper ? (text) => splitPaper(text, delimiters) : splitModern;
   return (sentence) => split(sentence.toWellFormed?.() ?? sentence)
     .map((word) => ids.get(word) ?? unknown)
     .filter((id) => id !== PADDING_ID && !(isPaper && id === unknown))
