@@ -21,3 +21,13 @@ Progress = Callable[[int], None]  # called with the number of items finished sin
 
 def no_progress(_: int) -> None:
     """Ignore progress."""
+
+
+def expect(progress: Progress, total: int) -> None:
+    """Announce how many items a progress function will count, if it shows the time left.
+
+    Such a function has a method ``expect``. Others are only called with finished items.
+    """
+    announce = getattr(progress, "expect", None)
+    if announce is not None:
+        announce(total)

@@ -4,6 +4,7 @@ import time
 import pytest
 from rich.console import Console
 
+from dualpath.types import expect, no_progress
 from dualpath.utils.progress import Display, TrainingEvent
 
 LOSSES = {"ranking": 0.25}
@@ -64,7 +65,34 @@ def test_a_log_file_gets_lines_of_long_work(log, monkeypatch):
         count(1200)
         now = 40.0
         count(1)
-    assert log.getvalue() == "images: 1,201 of 4,000\n"
+    assert log.getvalue() == "images: 1,201 of 4,000 in 0:00:31, about 0:01:12 left\n"
+
+
+def test_a_log_file_gets_lines_of_a_long_epoch(log, monkeypatch):
+    display = Display(Console(file=log))
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with display.epoch("one", 2, 3, steps=100, done=60) as bar:
+        now = 40.0
+        for _ in range(10):
+            bar.update(images=8, losses=LOSSES)
+    assert log.getvalue() == "one 2/3: 61 of 100 in 0:00:40, about 0:26:00 left\n"
+
+
+def test_a_total_that_is_announced_later_is_shown(log, monkeypatch):
+    display = Display(Console(file=log))
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with display.bar("images") as count:
+        now = 31.0
+        count(10)
+        expect(count, 40)
+        now = 62.0
+        count(10)
+    first, second = log.getvalue().splitlines()
+    assert first == "images: 10 in 0:00:31"
+    assert second == "images: 20 of 40 in 0:01:02, about 0:01:02 left"
+    expect(no_progress, 40)
 
 
 def test_a_terminal_shows_a_bar_with_smoothed_losses(log):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -55,6 +56,8 @@ class EpochBar:
         self._progress, self._task, self._event, self._display = progress, task, event, display
         self._step = event.step
         self._smoothed: dict[str, float] = {}
+        title = str(progress.tasks[task].description)
+        self._count = _Count(display, progress, task, title, event.steps, event.step)
         self._images = 0
 
     def update(self, *, images: int, losses: dict[str, float]) -> None:
@@ -66,7 +69,8 @@ class EpochBar:
         elapsed = self._progress.tasks[self._task].elapsed or 0.0
         speed = self._images / elapsed if elapsed > 0 else 0.0
         detail = f"{_format_losses(self._smoothed)} {speed:.0f} images/s"
-        self._progress.update(self._task, advance=1, detail=detail)
+        self._progress.update(self._task, detail=detail)
+        self._count(1)
         event = self._event
         self._display.emit(
             TrainingEvent("", event.stage, event.epoch, self._step, event.steps, losses)
@@ -121,20 +125,14 @@ class Display:
     @contextmanager
     def bar(self, title: str, total: int | None = None) -> Iterator[Progress]:
         """Show a bar over ``total`` items; yield a function that counts finished items."""
-        done, logged = 0, time.monotonic()
         with self._bar() as progress:
             task = progress.add_task(title, total=total, detail="")
+            yield _Count(self, progress, task, title, total)
 
-            def count(finished: int) -> None:
-                nonlocal done, logged
-                done += finished
-                progress.update(task, advance=finished)
-                # A log file shows no bar, so it gets a line from time to time.
-                if not self._console.is_terminal and time.monotonic() - logged > _LOG_SECONDS:
-                    logged = time.monotonic()
-                    self.log(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
-
-            yield count
+    def log_sometimes(self, counted: "_Count") -> None:
+        """Print a line about counted items if the last one is old: a log file shows no bar."""
+        if not self._console.is_terminal and counted.is_due():
+            self.log(counted.line())
 
     def epoch_done(self, entry: Mapping[str, Any]) -> None:
         """Print the losses of an epoch, and its validation if there was one, on one line."""
@@ -169,6 +167,52 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
+
+
+class _Count:
+    """The function of :meth:`Display.bar`; :func:`dualpath.types.expect` announces its total."""
+
+    def __init__(
+        self,
+        display: Display,
+        progress: RichProgress,
+        task: TaskID,
+        title: str,
+        total: int | None,
+        done: int = 0,
+    ) -> None:
+        self._display, self._progress, self._task = display, progress, task
+        self._title, self._total = title, total
+        self._done = self._done_before = done
+        self._first = self._logged = time.monotonic()
+
+    def __call__(self, finished: int) -> None:
+        self._done += finished
+        self._progress.update(self._task, advance=finished)
+        self._display.log_sometimes(self)
+
+    def expect(self, total: int) -> None:
+        """Set the number of items."""
+        self._total = total
+        self._progress.update(self._task, total=total)
+
+    def is_due(self) -> bool:
+        """Return whether the last line is old. If so, a line is printed now."""
+        now = time.monotonic()
+        if now - self._logged <= _LOG_SECONDS:
+            return False
+        self._logged = now
+        return True
+
+    def line(self) -> str:
+        """Return how much is done, in which time, and how much time is left."""
+        seconds = time.monotonic() - self._first
+        elapsed = timedelta(seconds=round(seconds))
+        now = self._done - self._done_before
+        if not self._total or not now:
+            return f"{self._title}: {self._done:,} in {elapsed}"
+        left = timedelta(seconds=round(seconds * (self._total - self._done) / now))
+        return f"{self._title}: {self._done:,} of {self._total:,} in {elapsed}, about {left} left"
 
 
 def _format_losses(losses: Mapping[str, float]) -> str:
