@@ -104,9 +104,7 @@ def cut_captions_message(cut: int, max_words: int) -> str:
     '2 captions have more than 16 words; what follows is cut off (text_encoder.max_words)'
     """
     count = "1 caption has" if cut == 1 else f"{cut:,} captions have"
-    return (
-        f"{count} more than {max_words} words; what follows is cut off (text_encoder.max_words)"
-    )
+    return f"{count} more than {max_words} words; what follows is cut off (text_encoder.max_words)"
 
 
 def read_captions(path: Path) -> list[str]:
@@ -118,7 +116,8 @@ def read_captions(path: Path) -> list[str]:
     number = 0
     captions: list[str] = []
     try:
-        for number, line in enumerate(map(str.strip, read_lines(path)), start=1):
+        for line in map(str.strip, read_lines(path)):
+            number += 1  # for the message
             if line:
                 captions += _captions(parse_json(line)) if path.suffix == ".jsonl" else [line]
     except (OSError, ValueError) as error:

@@ -15,9 +15,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?")  # not 007, which is 
 _NO_NUMBER = ("", "nan")
 
 
-def read_csv(
-    path: Path, known: Sequence[str], problems: list[str]
-) -> Iterator[tuple[int, Row]]:
+def read_csv(path: Path, known: Sequence[str], problems: list[str]) -> Iterator[tuple[int, Row]]:
     """Yield (line, row) of a CSV file.
 
     The delimiter (comma, semicolon, tab or ``|``) is the one with which the header contains the

@@ -184,16 +184,20 @@ def image_hash(content: bytes) -> str:
 
 def _read_regular_file(path: Path) -> bytes:
     """Read a file; opening a pipe or a device could block for ever."""
+    _check_file(os.stat(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        if stat.S_ISDIR(state.st_mode):
-            raise ValueError("Is a directory")
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError("not a regular file")
-        if state.st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES:,} bytes")
+        _check_file(os.fstat(descriptor))  # another file may have taken its place
         return file.read(MAX_BYTES)
+
+
+def _check_file(state: os.stat_result) -> None:
+    if stat.S_ISDIR(state.st_mode):
+        raise ValueError("Is a directory")
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    if state.st_size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES:,} bytes")
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -85,13 +85,7 @@ def gallery_value(value: Any) -> Any:
     >>> gallery_value([1234567890123456789, 7])
     ['1234567890123456789', 7]
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) <= MAX_EXACT else _digits(value)
-    if isinstance(value, Mapping):
-        return {str(key): gallery_value(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [gallery_value(one) for one in value]
-    return gallery_value(plain) if isinstance(plain := plain_value(value), int) else plain
+    return _exact(plain_value(value))
 
 
 def gallery_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +96,15 @@ def gallery_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = ((str(key), gallery_value(value)) for key, value in metadata.items())
     return {key: value for key, value in values if value is not None}
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _exact(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_exact(one) for one in value]
+    is_large = isinstance(value, int) and abs(value) > MAX_EXACT
+    return _digits(value) if is_large else value
 
 
 def _digits(number: int) -> str:

@@ -12,7 +12,8 @@ convention, with one row per image::
 * Other columns are metadata.
 
 A folder without such a file may hold WebDataset shards instead (:mod:`dualpath.data.webdataset`),
-or one manifest in each of the folders ``train``, ``val`` and ``test``, as Hugging Face data sets do.
+or one manifest in each of the folders ``train``, ``val`` and ``test``, as data sets of Hugging Face
+do.
 
 The rows are cached as an Arrow file in the cache folder until the manifest changes.
 """

@@ -57,11 +57,8 @@ def read_records(
     Raises:
         ManifestError: a file cannot be read.
     """
-    if sources[0].path.suffix == ".tar":
-        groups = [sources]
-    else:
-        groups = [[source] for source in sources]
-    for group in groups:
+    shards = sources[0].path.suffix == ".tar"
+    for group in [sources] if shards else [[source] for source in sources]:
         source = group[0]
         for number, row in _rows(group, folder, problems):
             try:
@@ -161,7 +158,7 @@ def _to_record(
 
 def _captions(row: dict[str, Any], *, require_captions: bool) -> list[str]:
     """Remove the column of captions from a row, and return its sentences."""
-    present = [name for name in ("captions", "text") if name in row]
+    present: list[str] = [name for name in ("captions", "text") if name in row]
     if not present and "caption" in row:
         present = ["caption"]
     if not present and require_captions:
