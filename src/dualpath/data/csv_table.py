@@ -93,7 +93,7 @@ def _is_number(cell: str) -> bool:
 def _delimiter(file: TextIO, known: Sequence[str]) -> tuple[str, int]:
     """Return the delimiter, and how many lines were skipped; the file is at the header."""
     first = file.readline()
-    text = first.strip().strip('"')
+    text = first.rstrip("\r\n").strip('"')
     if text.lower().startswith("sep=") and len(text) == len("sep=x"):
         return text[-1], 1
     file.seek(0)

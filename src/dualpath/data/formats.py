@@ -6,8 +6,10 @@ HEIC and HEIF need the package ``pillow-heif``, JPEG XL needs ``pillow-jxl-plugi
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 # A subset of what Pillow reads: no format that runs another program or contains other files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -74,6 +76,8 @@ def readable_formats(content: bytes) -> tuple[str, ...]:
 
     The plugin of HEIF or JPEG XL is imported when a file needs it.
     """
+    if content.startswith((b"II", b"MM")):
+        _silence_libtiff()
     special = _special_format(content)
     if special is None or special in _missing():
         return FORMATS
@@ -134,3 +138,20 @@ def _register(name: str) -> None:
         pillow_heif.register_heif_opener(thumbnails=False)
     elif name == "JXL":
         import pillow_jxl  # noqa: F401
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing; it writes hundreds of lines about one damaged file.
+
+    Its functions return the errors as well. The library is the one in the wheels of Pillow.
+    """
+    import ctypes
+
+    import PIL
+
+    for path in (Path(PIL.__file__).parents[1] / "pillow.libs").glob("libtiff*"):
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(path))
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)

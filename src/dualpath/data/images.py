@@ -184,7 +184,7 @@ def image_hash(content: bytes) -> str:
 
 def _read_regular_file(path: Path) -> bytes:
     """Read a file; opening a pipe or a device could block for ever."""
-    _check_file(os.stat(path))
+    _check_file(path.stat())
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         _check_file(os.fstat(descriptor))  # another file may have taken its place
