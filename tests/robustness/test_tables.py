@@ -743,7 +743,8 @@ def test_a_server_refuses_bad_metadata_and_stores_the_rest_exactly(tmp_path, mod
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
 def test_a_shop_with_metadata_alone_is_indexed(tmp_path, name, bundle):
     folder = write_images(tmp_path / "shop", ["a.png", "b.png"])
-    rows = [{"file_name": "a.png", "price": 3, "colour": "red"}, {"file_name": "b.png", "price": 5, "colour": "blue"}]  # fmt: skip
+    prices = {"a.png": (3, "red"), "b.png": (5, "blue")}
+    rows = [{"file_name": n, "price": p, "colour": c} for n, (p, c) in prices.items()]
     if name.endswith("jsonl"):
         write_rows(folder, rows)
     elif name.endswith("csv"):
