@@ -102,7 +102,7 @@ def find_image_file(path: Path) -> Path:
 
     A table from another system may have backslashes between folders, accents in the other Unicode
     form (NFC or NFD), or spaces around a name. ``path`` is returned if it exists, or if no such
-    file does.
+    file does. A backslash never leads to a parent folder.
     """
     try:
         if os.path.lexists(path):
@@ -201,7 +201,10 @@ def _check_file(state: os.stat_result) -> None:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    for spelling in (name, name.strip(), name.replace("\\", "/").strip()):
+    with_slashes = name.replace("\\", "/").strip()
+    if ".." in with_slashes.split("/"):
+        with_slashes = name  # the result must stay in the folder that callers have checked
+    for spelling in (name, name.strip(), with_slashes):
         yield spelling
         yield unicodedata.normalize("NFC", spelling)
         yield unicodedata.normalize("NFD", spelling)
