@@ -53,12 +53,12 @@ def find_image_files(folder: Path, without: Sequence[str] = ()) -> FoundFiles:
                 manifests.append(str(path.relative_to(folder)))
     notes = [
         describe_others(others),
-        _note("folders cannot be read", unreadable),
-        _note("manifests are below the folder and are not read; index their folders", manifests),
+        _note("cannot be read", unreadable),
+        _note("manifests below the folder are not read, index their folders", manifests),
     ]
     names = [str(path.relative_to(folder)) for path in sorted(found)]
     return FoundFiles(names, tuple(note for note in notes if note))
 
 
 def _note(text: str, names: Sequence[str]) -> str:
-    return f"{len(names):,} {text}: {first_n_and_more(names, _SHOWN)}" if names else ""
+    return f"{text}: {first_n_and_more(names, _SHOWN)}" if names else ""
