@@ -48,5 +48,5 @@ def test_an_unreadable_caption_file_is_named(tmp_path, content):
     path = tmp_path / "captions.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(CaptionFileError, match=r"captions\.jsonl: captions cannot be read"):
+    with pytest.raises(CaptionFileError, match=r"captions\.jsonl(:1)?: captions cannot be read"):
         read_captions(path)

@@ -94,7 +94,7 @@ def write_shard(path, raw, names, scratch, **values):
         ("x.csv", "file,words\na.png,hello\n", "no column for the caption; name it 'captions'"),
         ("x.csv", "object,text\na.png,hello\n", "no column for the image's file"),
         ("x.csv", "file,text\n,hello\n", "x.csv:2: column 'file' is empty"),
-        ("x.jsonl", "{not json\n", "x.jsonl: cannot be read"),
+        ("x.jsonl", "{not json\n", r"x.jsonl:1: cannot be read \(not valid JSON"),
     ],
 )
 def test_an_invalid_table_is_an_error_that_says_what_to_change(

@@ -43,4 +43,4 @@ def test_copies_of_people_are_squashed_to_a_square_as_in_the_paper(tmp_path):
     entry = {"id": 1, "split": "train", "file_path": "p.png", "captions": ["one"]}
     (raw / "reid_raw.json").write_text(json.dumps([entry]))
     prepare("cuhk_pedes", raw, tmp_path / "out", resize=32, workers=1)
-    assert Image.open(tmp_path / "out" / "images" / "p.jpg").size == (32, 32)
+    assert Image.open(tmp_path / "out" / "images" / "p.png.jpg").size == (32, 32)

@@ -198,6 +198,15 @@ def check(
             help="Folder of captioned images with a manifest.", callback=existing_folder
         ),
     ],
+    max_words: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Count the captions with more words, as text_encoder.max_words of a recipe. "
+            "Default: 32.",
+            show_default=False,
+        ),
+    ] = None,
     cache: Cache = None,
 ) -> None:
     """Check a manifest and decode every image. Exit code 1 if there are errors."""
@@ -205,7 +214,7 @@ def check(
         from dualpath.data.check import check_folder
 
         with bar("checking images") as progress:
-            report = check_folder(folder, cache, progress)
+            report = check_folder(folder, cache, progress, max_words=max_words)
         for line in report.counts:
             out_console.print(line, markup=False)
         for line in report.warnings:

@@ -203,7 +203,7 @@ def search(
             results = [
                 {"query": query, "hits": [_as_json(hit) for hit in hits]} for query, hits in found
             ]
-            typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+            typer.echo(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
             return
         for query, hits in found:
             out_console.print(query, style="bold", markup=False, highlight=False)
@@ -230,6 +230,8 @@ def index_folder(
         summary = gallery.add(folder, roots=roots or [], ray=ray, progress=progress)
     for problem in summary.broken.values():
         err_console.print(f"left out: {problem}", markup=False)
+    for note in summary.notes:
+        err_console.print(note, markup=False)
     out_console.print(
         f"{summary.new:,} new images, {summary.changed:,} changed, {summary.unchanged:,} "
         f"unchanged, {len(summary.broken):,} left out; {len(gallery):,} in {gallery.address}",

@@ -1,5 +1,6 @@
 """The command ``dualpath``: its groups of commands, ``--version`` and shell completion."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -40,6 +41,13 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _set_max_pixels(pixels: int | None) -> int | None:
+    """Set the limit for this process and those that it starts."""
+    if pixels is not None:
+        os.environ["DUALPATH_MAX_PIXELS"] = str(pixels)
+    return pixels
+
+
 @app.callback()
 def _main(
     _version: Annotated[
@@ -48,5 +56,16 @@ def _main(
             "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    _max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels",
+            min=1,
+            envvar="DUALPATH_MAX_PIXELS",
+            help="Read images of up to this many pixels, such as panoramas. Default: 89,478,485.",
+            show_default=False,
+            callback=_set_max_pixels,
+        ),
+    ] = None,
 ) -> None:
     pass

@@ -110,6 +110,7 @@ def evaluate(
                 skip_broken=skip_broken,
                 cache=cache,
                 progress=progress,
+                log=log,
             )
         out_console.print(metrics_table(result))
         if json_ is not None:
@@ -146,7 +147,7 @@ def embed(
                 columns, vectors = embed_captions(model, source, progress)
             else:
                 columns, vectors = embed_image_folder(
-                    model, source, cache, skip_broken=skip_broken, progress=progress
+                    model, source, cache, skip_broken=skip_broken, progress=progress, log=log
                 )
         write_vectors(out, columns, vectors)
         out_console.print(

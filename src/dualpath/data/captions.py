@@ -2,9 +2,7 @@
 
 import hashlib
 import itertools
-import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualpath.data.json_values import parse_json
 from dualpath.data.memmap import open_memmap
 from dualpath.data.table import ImageTable
 from dualpath.data.tokenizer import Tokenizer, trim_padding
 from dualpath.errors import CaptionFileError
 from dualpath.types import IntArray
 from dualpath.utils.text import error_reason
+from dualpath.utils.text_files import read_lines
 
 _CHUNK = 10_000  # captions encoded at a time
 _DTYPE = np.dtype("<i4")
@@ -32,11 +32,13 @@ class CaptionTable:
         token_ids: (captions, max_words) int32, memory-mapped.
         first: (images + 1,) int64. The captions of image i are rows first[i] to first[i + 1].
         instance_ids: (images,) int64, numbered by first appearance.
+        cut: number of captions with more words than the tokenizer encodes.
     """
 
     token_ids: npt.NDArray[np.int32]
     first: IntArray
     instance_ids: IntArray
+    cut: int = 0
 
     @property
     def instances(self) -> int:
@@ -78,19 +80,31 @@ def tabulate_captions(images: ImageTable, tokenizer: Tokenizer, cache: Path) -> 
     first = np.concatenate([[0], np.cumsum(images.caption_counts)])
     shape = int(first[-1]), tokenizer.max_words
     digest = hashlib.blake2b(digest_size=16)
-    captions = images.captions
+    captions, cut = images.captions, 0
     folder = cache / "captions"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         encoded = Path(scratch) / "encoded"
         with encoded.open("wb") as file:
             while chunk := list(itertools.islice(captions, _CHUNK)):
-                rows = tokenizer.encode(chunk).astype(_DTYPE).tobytes()
+                token_ids, is_cut = tokenizer.encode_and_mark(chunk)
+                cut += int(is_cut.sum())
+                rows = token_ids.astype(_DTYPE).tobytes()
                 digest.update(rows)
                 file.write(rows)
         path = folder / f"{digest.hexdigest()}-{shape[1]}.i32"
         encoded.replace(path)
-    return CaptionTable(open_memmap(path, _DTYPE, shape), first, images.instance_ids)
+    return CaptionTable(open_memmap(path, _DTYPE, shape), first, images.instance_ids, cut)
+
+
+def cut_captions_message(cut: int, max_words: int) -> str:
+    """Return a line that says how many captions are longer than a text encoder reads.
+
+    >>> cut_captions_message(2, 16)
+    '2 captions have more than 16 words; what follows is cut off (text_encoder.max_words)'
+    """
+    count = "1 caption has" if cut == 1 else f"{cut:,} captions have"
+    return f"{count} more than {max_words} words; what follows is cut off (text_encoder.max_words)"
 
 
 def read_captions(path: Path) -> list[str]:
@@ -99,17 +113,25 @@ def read_captions(path: Path) -> list[str]:
     Raises:
         CaptionFileError: the file cannot be read.
     """
+    number = 0
+    captions: list[str] = []
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        if path.suffix != ".jsonl":
-            return [line for line in lines if line]
-        return [caption for line in lines if line for caption in _captions(json.loads(line))]
-    except (OSError, ValueError, KeyError) as error:
-        raise CaptionFileError(
-            f"{path}: captions cannot be read ({error_reason(error)})"
-        ) from error
+        for line in map(str.strip, read_lines(path)):
+            number += 1  # for the message
+            if line:
+                captions += _captions(parse_json(line)) if path.suffix == ".jsonl" else [line]
+    except (OSError, ValueError) as error:
+        reason = error_reason(error)
+        where = f"{path}:{number}" if number else str(path)
+        raise CaptionFileError(f"{where}: captions cannot be read ({reason})") from error
+    return captions
 
 
-def _captions(row: dict[str, Any]) -> Sequence[str]:
-    captions = row["captions"] if "captions" in row else row["text"]
-    return [captions] if isinstance(captions, str) else captions
+def _captions(row: Any) -> list[str]:
+    if not isinstance(row, dict):
+        raise ValueError("a row must be a JSON object")  # noqa: TRY004
+    captions = row.get("captions", row.get("text"))
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise ValueError("no list of sentences 'captions', and no sentence 'text'")
+    return captions

@@ -1,5 +1,6 @@
 """Checking a whole folder of captioned images before it is used for training."""
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
+from dualpath.data.captions import cut_captions_message
 from dualpath.data.manifest import read_manifest
 from dualpath.data.record import ImageRecord
 from dualpath.data.scan import scan_images
 from dualpath.data.table import ImageTable
+from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import Hashes
+from dualpath.recipes.encoders import TextEncoderRecipe
 from dualpath.types import Progress, no_progress
 from dualpath.utils.text import first_n_and_more
 
+_CHUNK = 10_000  # captions counted at a time
 _SHOWN_GROUPS = 10
 _SHOWN_IMAGES = 3
 
@@ -35,13 +40,18 @@ class CheckReport:
 
 
 def check_folder(
-    folder: Path, cache: Path | None = None, progress: Progress = no_progress
+    folder: Path,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    *,
+    max_words: int | None = None,
 ) -> CheckReport:
     """Check the manifest of a folder and decode every image.
 
     Args:
         cache: folder for the cached results (default: the cache folder of the user).
         progress: called with the number of images checked since the last call.
+        max_words: longer captions are counted (default: that of the default text encoder).
 
     Raises:
         ManifestError: the manifest is invalid; the message lists the rows.
@@ -63,8 +73,20 @@ def check_folder(
     if uncaptioned:
         listed = first_n_and_more(uncaptioned, _SHOWN_IMAGES)
         warnings.append(f"{len(uncaptioned):,} images have no caption: {listed}")
+    limit = max_words or TextEncoderRecipe().max_words
+    cut = _longer_captions(images, limit)
+    if cut:
+        warnings.append(cut_captions_message(cut, limit))
     warnings += _duplicates(images, scan.hashes)
     return CheckReport(counts, warnings, list(scan.broken.values()))
+
+
+def _longer_captions(images: ImageTable, max_words: int) -> int:
+    words = Tokenizer([], "modern", max_words)
+    captions, cut = images.captions, 0
+    while chunk := list(itertools.islice(captions, _CHUNK)):
+        cut += int(words.encode_and_mark(chunk)[1].sum())
+    return cut
 
 
 def _duplicates(images: ImageTable, hashes: Hashes) -> list[str]:

@@ -11,7 +11,9 @@ convention, with one row per image::
   and captions of an instance are relevant to each other.
 * Other columns are metadata.
 
-A folder without such a file may hold WebDataset shards instead (:mod:`dualpath.data.webdataset`).
+A folder without such a file may hold WebDataset shards instead (:mod:`dualpath.data.webdataset`),
+or one manifest in each of the folders ``train``, ``val`` and ``test``, as data sets of Hugging Face
+do.
 
 The rows are cached as an Arrow file in the cache folder until the manifest changes.
 """
@@ -22,16 +24,18 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dualpath.data.cache import default_cache_folder
-from dualpath.data.manifest_rows import merge_records, read_records
+from dualpath.data.image_files import find_image_files
+from dualpath.data.manifest_rows import Source, known_split, merge_records, read_records
 from dualpath.data.record import ImageRecord, record_writer
 from dualpath.data.table import ImageTable
-from dualpath.data.webdataset import IMAGE_SUFFIXES, find_shards
+from dualpath.data.webdataset import find_shards
 from dualpath.errors import ManifestError
 from dualpath.recipes.schema import SplitRecipe
 from dualpath.utils.files import atomic_path
@@ -39,7 +43,7 @@ from dualpath.utils.text import first_n_lines
 
 MANIFEST_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SHOWN_PROBLEMS = 10
-_CACHE_VERSION = "3"  # of the layout of the Arrow files
+_CACHE_VERSION = "4"  # of the layout of the Arrow files
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,12 @@ class Manifest:
     Attributes:
         folder: where the manifest is.
         images: with captions, split, instance and metadata.
+        notes: what was not read, a line each, such as ``3 videos, 1 RAW not indexed``.
     """
 
     folder: Path
     images: ImageTable
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> "Manifest":
         """Return the manifest of one split; ``"all"`` returns all images."""
@@ -65,7 +71,12 @@ class Manifest:
 
 
 def read_manifest(
-    folder: Path, split: SplitRecipe | None = None, seed: int = 0, cache: Path | None = None
+    folder: Path,
+    split: SplitRecipe | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    *,
+    require_captions: bool = True,
 ) -> Manifest:
     """Read and check the manifest or the shards of a folder, and draw missing splits.
 
@@ -76,50 +87,80 @@ def read_manifest(
         split: shares of the drawn splits (default: 80, 10 and 10 percent).
         seed: of the draw.
         cache: folder for the cached rows (default: the cache folder of the user).
+        require_captions: whether a row without a column for captions is an error.
 
     Raises:
         ManifestError: there is no manifest, rows are invalid (the message lists ten of them), rows
             of one image disagree, or one instance is in two splits.
     """
     cached = (cache or default_cache_folder()) / "manifests"
-    sources = [_manifest_file(folder)] if _has_manifest(folder) else find_shards(folder)
+    sources = find_sources(folder)
     if not sources:
         raise ManifestError(
             f"{folder}: no manifest; write one of {', '.join(MANIFEST_NAMES)} with the columns "
             "file_name and captions (or text)"
         )
     name = hashlib.blake2b(str(folder.resolve()).encode("utf-8", "surrogateescape"), digest_size=8)
-    file = cached / f"{name.hexdigest()}-{_digest(sources)}.arrow"
+    digest = _digest(sources) + ("" if require_captions else "-optional")
+    file = cached / f"{name.hexdigest()}-{digest}.arrow"
     if not file.exists():
-        _cache_records(sources, folder, file)
+        _cache_records(sources, folder, file, require_captions=require_captions)
         for outdated in set(cached.glob(f"{name.hexdigest()}-*.arrow")) - {file}:
             with suppress(OSError):  # on Windows another process may still have it open
                 outdated.unlink()
     images = _draw_missing_splits(ImageTable.from_file(file, folder), split or SplitRecipe(), seed)
-    _raise_problems(_instances_in_two_splits(images, sources[0]))
+    _raise_problems(_instances_in_two_splits(images, sources[0].path))
     if not images:
-        raise ManifestError(f"{sources[0]}: holds no images; write one row per image")
+        raise ManifestError(f"{sources[0].path}: holds no images; write one row per image")
     return Manifest(folder, images)
 
 
 def read_image_folder(folder: Path) -> Manifest:
     """Read a folder of images: its manifest, its shards, or all image files at any depth.
 
+    A manifest without captions is read, too. Where the folders of splits have manifests, the image
+    files beside these folders are included.
+
     Raises:
         ManifestError: the folder does not exist, holds no image, or its manifest is invalid.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: the folder does not exist")
-    if _has_manifest(folder) or find_shards(folder):
-        return read_manifest(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ManifestError(f"{folder}: holds neither a manifest nor an image")
-    names = (str(path.relative_to(folder)) for path in paths)
+    sources = find_sources(folder)
+    listed = read_manifest(folder, require_captions=False) if sources else None
+    if listed is not None and not any(source.prefix for source in sources):
+        return listed
+    found = find_image_files(folder, without=[source.prefix for source in sources])
+    if listed is None and not found.names:
+        problem = f"{folder}: holds neither a manifest nor an image"
+        raise ManifestError("; ".join([problem, *found.notes]))
     records = (
-        ImageRecord(name, folder / name, (), instance=name, split=None, row=0) for name in names
+        ImageRecord(name, folder / name, (), instance=name, split=None, row=0)
+        for name in found.names
     )
-    return Manifest(folder, ImageTable.from_records(records, folder))
+    files = ImageTable.from_records(chain(listed.images if listed else (), records), folder)
+    return Manifest(folder, files, found.notes)
+
+
+def find_sources(folder: Path) -> list[Source]:
+    """Return the manifest of a folder, the manifests of the splits in it, or its shards.
+
+    Raises:
+        ManifestError: a folder holds two manifests, or there are shards and manifests of splits.
+    """
+    if _has_manifest(folder):
+        return [Source(_manifest_file(folder))]
+    shards = [Source(path) for path in find_shards(folder)]
+    splits = [
+        Source(_manifest_file(part), part.name, known_split(part.name))
+        for part in sorted(folder.iterdir() if folder.is_dir() else ())
+        if known_split(part.name) and _has_manifest(part)
+    ]
+    if shards and splits:
+        raise ManifestError(
+            f"{folder}: holds shards ({shards[0].path.name}) and {splits[0].path}; keep one kind"
+        )
+    return splits or shards
 
 
 def write_manifest(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -142,20 +183,23 @@ def _manifest_file(folder: Path) -> Path:
     return found[0]
 
 
-def _digest(sources: list[Path]) -> str:
+def _digest(sources: list[Source]) -> str:
     """Return a digest that changes with the bytes of a manifest, or size and time of a shard."""
     digest = hashlib.blake2b(_CACHE_VERSION.encode(), digest_size=8)
-    for source in sources:
+    for source, prefix, _ in sources:
         if source.suffix == ".tar":
             state = source.stat()
             digest.update(repr((str(source), state.st_size, state.st_mtime_ns)).encode())
         else:
+            digest.update(repr((source.name, prefix)).encode())
             with source.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
 
-def _cache_records(sources: list[Path], folder: Path, file: Path) -> None:
+def _cache_records(
+    sources: list[Source], folder: Path, file: Path, *, require_captions: bool
+) -> None:
     """Write the records of a manifest or of shards to an Arrow file, whole or not at all."""
     problems: list[str] = []
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +207,9 @@ def _cache_records(sources: list[Path], folder: Path, file: Path) -> None:
         rows_file, joined_file = Path(scratch) / "rows.arrow", Path(scratch) / "joined.arrow"
         name_hashes = bytearray()
         with record_writer(rows_file) as write:
-            for record in read_records(sources, folder, problems):
+            for record in read_records(
+                sources, folder, problems, require_captions=require_captions
+            ):
                 name_hashes += _name_hash(record.file_name)
                 write(record)
         hashes = np.frombuffer(name_hashes, np.uint64)
@@ -172,7 +218,7 @@ def _cache_records(sources: list[Path], folder: Path, file: Path) -> None:
             rows = ImageTable.from_file(rows_file, folder)
             grouped = rows.take(np.argsort(first[number], kind="stable"))
             with record_writer(joined_file) as write:
-                for record in _join_rows(grouped, sources[0], problems):
+                for record in _join_rows(grouped, sources[0].path, problems):
                     write(record)
             joined_file.replace(rows_file)
         _raise_problems(problems)

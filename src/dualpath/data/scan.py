@@ -1,6 +1,7 @@
 """Scanning image files: which of them can be decoded, and the hash of each."""
 
 import itertools
+import os
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dualpath.data.images import decode_image, image_hash, image_state, read_image_bytes
+from dualpath.data.images import image_key, image_state, read_image_bytes
 from dualpath.errors import ImageError
 from dualpath.types import Mask, Progress, no_progress
 from dualpath.utils.text import first_n_lines
 
 _COMMIT_EVERY = 500  # images
+_TABLE = "valid_2"  # of the cache; another table for another way to compute keys
 _SHOWN = 10  # broken images in a message
 
 
@@ -60,7 +62,7 @@ def scan_images(
         ThreadPoolExecutor() as pool,
     ):
         cache.execute(
-            "create table if not exists valid "
+            f"create table if not exists {_TABLE} "
             "(path text primary key, size integer, modified integer, hash text)"
         )
         for start in range(0, len(paths), _COMMIT_EVERY):
@@ -86,9 +88,9 @@ def _scan_chunk(
     paths: list[Path], cache: sqlite3.Connection, pool: ThreadPoolExecutor
 ) -> list[str | ImageError]:
     """Return the hash of each file, from the cache if it is unchanged, or its error."""
-    names = [str(path.resolve()) for path in paths]
+    names = [_cache_name(path) for path in paths]
     marks = ", ".join("?" * len(names))
-    rows = cache.execute(f"select * from valid where path in ({marks})", names)
+    rows = cache.execute(f"select * from {_TABLE} where path in ({marks})", names)
     cached = {name: values for name, *values in rows}
     states = [image_state(path) or (-1, -1) for path in paths]
     results: dict[int, str | ImageError] = {}
@@ -101,18 +103,25 @@ def _scan_chunk(
         results[index] = result
         if not isinstance(result, ImageError):
             cache.execute(
-                "insert or replace into valid values (?, ?, ?, ?)",
+                f"insert or replace into {_TABLE} values (?, ?, ?, ?)",
                 (names[index], *states[index], result),
             )
     cache.commit()
     return [results[index] for index in range(len(paths))]
 
 
+def _cache_name(path: Path) -> str:
+    """Return the name of a file in the cache, which may be a link to itself or no valid name."""
+    try:
+        name = os.path.realpath(path)
+    except ValueError:
+        name = str(path)
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _scan_file(path: Path) -> str | ImageError:
     """Return the hash of a file that can be decoded, or what is wrong with it."""
     try:
-        content = read_image_bytes(path)
-        decode_image(content, str(path))
+        return image_key(read_image_bytes(path), str(path))
     except ImageError as error:
         return error
-    return image_hash(content)

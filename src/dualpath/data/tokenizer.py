@@ -26,7 +26,7 @@ from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import Split
 
-from dualpath.types import IntArray
+from dualpath.types import IntArray, Mask
 from dualpath.utils.text import error_reason
 
 PADDING = "[PAD]"
@@ -124,25 +124,36 @@ class Tokenizer:
 
     def encode(self, sentences: Sequence[str]) -> IntArray:
         """Return token IDs, (sentences, max_words) int64, left-aligned and padded with 0."""
+        return self.encode_and_mark(sentences)[0]
+
+    def encode_and_mark(self, sentences: Sequence[str]) -> tuple[IntArray, Mask]:
+        """Return token IDs as :meth:`encode` does, and which sentences were cut, (sentences,).
+
+        >>> Tokenizer(["a", "dog"], "paper", max_words=2).encode_and_mark(["a dog", "a a dog"])[1]
+        array([False,  True])
+        """
         token_ids: IntArray = np.zeros((len(sentences), self.max_words), dtype=np.int64)
+        is_cut = np.zeros(len(sentences), bool)
         for start in range(0, len(sentences), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            self._encode(list(sentences[chunk]), token_ids[chunk])
-        return token_ids
+            self._encode(list(sentences[chunk]), token_ids[chunk], is_cut[chunk])
+        return token_ids, is_cut
 
-    def _encode(self, sentences: list[str], token_ids: IntArray) -> None:
-        """Write the IDs of sentences into rows of zeros."""
+    def _encode(self, sentences: list[str], token_ids: IntArray, is_cut: Mask) -> None:
+        """Write the IDs of sentences into rows of zeros, and mark the sentences that are cut."""
         if self.vocabulary == "subword":
             encodings = self._tokenizer.encode_batch(sentences)
-            for row, encoding in zip(token_ids, encodings, strict=True):
-                row[: len(encoding.ids)] = np.asarray(encoding.ids) + 1
+            for number, encoding in enumerate(encodings):
+                token_ids[number, : len(encoding.ids)] = np.asarray(encoding.ids) + 1
+                is_cut[number] = bool(encoding.overflowing)
             return
         unknown = self._tokenizer.token_to_id(UNKNOWN) if self.vocabulary == "paper" else 0
         encodings = self._tokenizer.encode_batch(sentences, add_special_tokens=False)
-        for row, encoding in zip(token_ids, encodings, strict=True):
+        for number, encoding in enumerate(encodings):
             known = [token_id for token_id in encoding.ids if token_id not in (0, unknown)]
+            is_cut[number] = len(known) > self.max_words
             known = known[: self.max_words]
-            row[: len(known)] = known
+            token_ids[number, : len(known)] = known
 
 
 def trim_padding(token_ids: IntArray) -> IntArray:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dualpath.data.images import open_image
+from dualpath.data.images import MAX_PIXELS, open_image
+from dualpath.data.pixels import to_rgb
+from dualpath.errors import ImageError
 from dualpath.types import Pixels
 
 # Paper, section 5.1 and its code: aspect ratio, and share of the largest such rectangle.
@@ -115,7 +117,7 @@ class ImageTransform:
         """
         if isinstance(image, Path):
             image = open_image(image, side=decode_size(self.size))
-        image = image.convert("RGB")
+        image = to_rgb(image)
         upright: dict[int | None, Pixels] = {}
         for view in self.views:  # a crop is resampled once for itself and its mirror image
             if view.crop not in upright:
@@ -127,9 +129,8 @@ class ImageTransform:
     def _resize(self, image: Image.Image, view: View) -> Pixels:
         if not self.keep_aspect:
             return preprocess(image, view, self.size)
-        factor = self.size / min(image.size)
-        width, height = (round(factor * length) for length in image.size)
-        return _to_pixels(image.resize((width, height), Image.Resampling.BICUBIC))
+        size = scaled_size(image, self.size)
+        return _to_pixels(image.resize(size, Image.Resampling.BICUBIC))
 
     def batches(
         self, images: Sequence[Path | Image.Image], batch_size: int, workers: int
@@ -157,6 +158,25 @@ class ImageTransform:
                 yield np.stack([pending.popleft().result() for _ in range(count)])
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def scaled_size(image: Image.Image, side: int) -> tuple[int, int]:
+    """Return width and height of an image whose shorter side has ``side`` pixels.
+
+    >>> scaled_size(Image.new("RGB", (40, 20)), 10)
+    (20, 10)
+
+    Raises:
+        ImageError: the image is so narrow that the result would have too many pixels.
+    """
+    factor = side / min(image.size)
+    width, height = (round(factor * length) for length in image.size)
+    if width * height > max(MAX_PIXELS, image.width * image.height):
+        raise ImageError(
+            f"an image of {image.width:,} x {image.height:,} pixels is too narrow for a shorter "
+            f"side of {side} pixels"
+        )
+    return width, height
 
 
 def _to_pixels(image: Image.Image) -> Pixels:

@@ -6,8 +6,8 @@ training can read images in any order.
 """
 
 import hashlib
-import json
 import re
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualpath.data.formats import image_suffixes
+from dualpath.data.json_values import parse_json
 from dualpath.errors import ShardError
 from dualpath.types import IntArray
 from dualpath.utils.text import error_reason
+from dualpath.utils.text_files import decode_text, split_lines
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _IMAGE = "__image__"  # key of a row
 _SPLITS = ("train", "val", "validation", "valid", "dev", "test")
 
@@ -64,12 +66,18 @@ def shard_rows(folder: Path, shards: list[Path]) -> Iterator[dict[str, Any]]:
             raise ShardError(_damaged(shard, error)) from error
 
 
-def read_member(path: Path) -> bytes | None:
-    """Return the bytes of a file inside an archive. None: there is no such file."""
+def read_member(path: Path, max_bytes: int = sys.maxsize) -> bytes | None:
+    """Return the bytes of a file inside an archive. None: there is no such file.
+
+    Raises:
+        ValueError: it has more than ``max_bytes``.
+    """
     found = _locate(path)
     if found is None:
         return None
     shard, offset, size = found
+    if size > max_bytes:
+        raise ValueError(f"larger than {max_bytes:,} bytes")
     with shard.open("rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -102,17 +110,17 @@ def _read_sample(
     text: list[str] = []
     for member in members:
         suffix = Path(member.name).suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in image_suffixes():
             row[_IMAGE] = member.name
         elif suffix in (".json", ".txt"):
             file = archive.extractfile(member)
             content = file.read() if file else b""
             try:
                 if suffix == ".json":
-                    row |= dict(json.loads(content))
+                    row |= _json_object(content)
                 else:
-                    text = content.decode("utf-8").splitlines()
-            except (ValueError, TypeError) as error:
+                    text = split_lines(decode_text(content))
+            except ValueError as error:
                 raise ShardError(
                     f"{name}{suffix}: cannot be read ({error_reason(error)})"
                 ) from error
@@ -120,8 +128,18 @@ def _read_sample(
         return None
     columns = [row.pop(name, None) for name in ("captions", "caption", "text")]
     captions = next((column for column in columns if column), text)
-    row["captions"] = [captions] if isinstance(captions, str) else list(captions)
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise ShardError(f"{name}.json: captions must be a sentence or a list of sentences")
+    row["captions"] = captions
     return row
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    value = parse_json(decode_text(content))
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004
+    return value
 
 
 def _damaged(shard: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 import zipfile
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,7 @@ from typing import Any
 
 from dualpath.errors import DatasetError
 from dualpath.utils.text import error_reason
+from dualpath.utils.text_files import decode_text
 
 
 class RawFolder:
@@ -41,9 +43,9 @@ class RawFolder:
         path, member = found
         try:
             if member is None:
-                return path.read_text(encoding="utf-8")
+                return decode_text(path.read_bytes())
             with zipfile.ZipFile(path) as archive:
-                return archive.read(member).decode("utf-8")
+                return decode_text(archive.read(member))
         except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
             raise DatasetError(f"{path}: {name} cannot be read ({error_reason(error)})") from error
 
@@ -51,7 +53,7 @@ class RawFolder:
         """Return the content of a JSON file; raise ``DatasetError`` as :meth:`read_text` does."""
         try:
             return json.loads(self.read_text(name))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             reason = error_reason(error)
             raise DatasetError(f"{self.folder}: {name} is not valid JSON ({reason})") from error
 
@@ -63,15 +65,17 @@ class RawFolder:
         """Return the path of an image.
 
         Args:
-            name: a file name, or a path whose folders must be the last folders of the result.
+            name: a file name, or a path whose folders must be the last folders of the result. It
+                may have backslashes, and accents in another Unicode form than the file has.
 
         Returns:
             Where the file is; if it is missing, ``folder / name``.
         """
-        wanted = PurePosixPath(name)
-        for path in self._files.get(wanted.name, []):
-            if path.as_posix().endswith(f"/{wanted}"):
-                return path
+        for spelling in (name, name.replace("\\", "/")):
+            wanted = PurePosixPath(_normalize(spelling))
+            for path in self._images.get(wanted.name, []):
+                if _normalize(path.as_posix()).endswith(f"/{wanted}"):
+                    return path
         return self.folder / name
 
     def _find(self, name: str) -> tuple[Path, str | None] | None:
@@ -87,6 +91,14 @@ class RawFolder:
         for folder, _, names in os.walk(self.folder, followlinks=True):
             for name in names:
                 files.setdefault(name, []).append(Path(folder) / name)
+        return files
+
+    @cached_property
+    def _images(self) -> dict[str, list[Path]]:
+        """The paths of all files, by file name in Unicode form NFC."""
+        files: dict[str, list[Path]] = {}
+        for name, paths in self._files.items():
+            files.setdefault(_normalize(name), []).extend(paths)
         return files
 
     @cached_property
@@ -107,3 +119,7 @@ class RawFolder:
                     f"{path}: not a complete zip ({error_reason(error)}); download it again"
                 ) from error
         return members
+
+
+def _normalize(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

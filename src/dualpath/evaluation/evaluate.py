@@ -1,5 +1,6 @@
 """From a model and a folder of captioned images to measured retrieval."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def evaluate(
     skip_broken: bool = False,
     cache: Path | None = None,
     progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _: None,
 ) -> EvaluationResult:
     """Measure retrieval on a split of a folder.
 
@@ -60,6 +62,7 @@ def evaluate(
         skip_broken: leave broken images out instead of raising an error.
         cache: folder for embeddings (default: the user's cache).
         progress: called with the number of images and captions finished since the last call.
+        log: called with a line for each image that is left out.
 
     Raises:
         ProtocolError: the protocol does not exist, or does not suit the split.
@@ -71,7 +74,9 @@ def evaluate(
 
     def embed(name: str) -> EmbeddedSplit:
         images = captioned(manifest.split(name).images, name)
-        return embed_split(model, images, cache, skip_broken=skip_broken, progress=progress)
+        return embed_split(
+            model, images, cache, skip_broken=skip_broken, progress=progress, log=log
+        )
 
     embedded = embed(split)
     image_vectors, text_vectors = embedded.image_vectors, embedded.text_vectors
@@ -95,6 +100,7 @@ def embed_split(
     *,
     skip_broken: bool = False,
     progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _: None,
 ) -> EmbeddedSplit:
     """Embed images and their captions.
 
@@ -106,6 +112,10 @@ def embed_split(
     )
     if broken and not skip_broken:
         raise ManifestError(broken_images_message(broken))
+    for problem in broken.values():
+        log(f"left out: {problem}")
+    if not valid.any():
+        raise ManifestError("no image of the split can be read")
     images = images.filter(valid)
     text_vectors = model.embed_texts(list(images.captions), progress=progress)
     return EmbeddedSplit(images, image_vectors, text_vectors)

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dualpath.data.images import open_image
+from dualpath.errors import ImageError
 from dualpath.utils.files import atomic_write
 
 _THUMBNAIL = 160  # CSS pixels per side; the file has twice as many for dense screens
@@ -65,7 +66,11 @@ def _figure(hit: ReportHit) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    image = open_image(path)
+    """Return an image as a data URL; the empty text if its file cannot be read any more."""
+    try:
+        image = open_image(path)
+    except ImageError:
+        return ""
     image.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

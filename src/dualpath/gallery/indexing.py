@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualpath.data.images import find_image_file
+from dualpath.data.json_values import gallery_metadata
 from dualpath.data.manifest import read_image_folder
 from dualpath.data.record import ImageRecord
 from dualpath.errors import GalleryError, ImageError
@@ -48,12 +50,14 @@ class IndexSummary:
         changed: number of images that were written again because they have changed.
         unchanged: number of images that were skipped.
         broken: the images that were left out, with the reason.
+        notes: what else was not read, a line each, such as ``3 videos, 1 RAW not indexed``.
     """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     broken: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 # Processes tasks and yields each with its result, in any order.
@@ -101,8 +105,9 @@ class Indexer:
         for root in allowed:
             if not root.is_dir():
                 raise GalleryError(f"{root}: the folder does not exist")
-        records = read_image_folder(folder).images
-        summary = IndexSummary()
+        manifest = read_image_folder(folder)
+        records = manifest.images
+        summary = IndexSummary(notes=manifest.notes)
         permitted = _permitted_images(records, folder, allowed, {})
         self._register(allowed, ((r.file_name, record_metadata(r)) for _, r in permitted))
         tasks = _tasks(_permitted_images(records, folder, allowed, summary.broken), self.store)
@@ -124,7 +129,7 @@ class Indexer:
             instance=path.name,
             split=None,
             row=0,
-            metadata=dict(metadata or {}),
+            metadata=gallery_metadata(metadata or {}),
         )
         self._register([], [(record.file_name, record.metadata)])
         prepared = prepare_new_image(path, record, self.model)
@@ -189,7 +194,8 @@ def _permitted_images(
     """
     seen: set[bytes] = set()
     for record in records:
-        path = Path(os.path.normpath(folder / record.file_name))
+        path = find_image_file(Path(os.path.normpath(folder / record.file_name)))
+        path = Path(os.path.normpath(path))
         digest = blake2b(str(path).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if digest in seen:
             broken[record.file_name] = (
@@ -198,7 +204,7 @@ def _permitted_images(
         elif not _is_valid_unicode(str(path)):
             name = record.file_name.encode("utf-8", "backslashreplace").decode()
             broken[name] = f"{name}: the file name is not valid Unicode; rename the file"
-        elif not any(path.resolve().is_relative_to(root) for root in allowed):
+        elif not any(Path(os.path.realpath(path)).is_relative_to(root) for root in allowed):
             broken[record.file_name] = f"{path}: outside of {folder}; allow its folder with --root"
         else:
             seen.add(digest)

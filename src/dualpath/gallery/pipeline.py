@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dualpath.data.images import image_hash, image_size, image_state, read_image_bytes
+from dualpath.data.json_values import gallery_metadata
 from dualpath.data.record import ImageRecord
 from dualpath.errors import ImageError
 from dualpath.gallery.filters import Field
@@ -121,7 +122,7 @@ def prepare_new_image(path: Path, record: ImageRecord, model: "DualPath") -> Pre
 
 def record_metadata(record: ImageRecord) -> dict[str, Any]:
     """Return the metadata of a record, with its instance if that is not the image itself."""
-    metadata = {key: value for key, value in record.metadata.items() if value is not None}
+    metadata = gallery_metadata(record.metadata)
     if record.instance == record.file_name:
         return metadata
     return {"instance": record.instance, **metadata}
@@ -206,4 +207,8 @@ def _decode(
     width, height = image_size(content, name)
     complete = replace(image, width=width, height=height, content=image_hash(content))
     decoded = model.decode(content, name)  # in any case, to find broken images
-    return PreparedImage(complete, model.preprocess(decoded) if preprocess else None)
+    try:
+        pixels = model.preprocess(decoded) if preprocess else None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    return PreparedImage(complete, pixels)

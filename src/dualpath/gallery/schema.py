@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from dualpath.data.json_values import MAX_EXACT
 from dualpath.errors import FieldError
 from dualpath.gallery.filters import Field, Kind
 from dualpath.types import Vectors
@@ -190,7 +192,8 @@ def to_image(row: Mapping[str, Any]) -> GalleryImage:
 
 def decode_json(cell: Any) -> Any:
     """Return the content of a column that contains JSON, which may be decoded already."""
-    return json.loads(cell) if isinstance(cell, str) else cell
+    # Galleries of earlier versions contain NaN.
+    return json.loads(cell, parse_constant=lambda _: None) if isinstance(cell, str) else cell
 
 
 def merge_fields(
@@ -198,8 +201,9 @@ def merge_fields(
 ) -> dict[str, Field]:
     """Return the fields of a gallery after images with the given metadata are added.
 
-    Texts, numbers and booleans become fields. Other values, such as lists, are stored as metadata
-    but filters cannot use them. A new field with values of several types becomes a text field.
+    Texts, numbers and booleans become fields; an integer above 2**53 counts as text, since a number
+    could not hold it exactly. Other values, such as lists, are stored as metadata but filters
+    cannot use them. A new field with values of several types becomes a text field.
 
     Args:
         known: the present fields, which do not change.
@@ -235,7 +239,8 @@ def _kind(value: Any) -> Kind | None:
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int | float):
-        return "number"
+        exact = isinstance(value, float) or abs(value) <= MAX_EXACT
+        return ("number" if math.isfinite(value) else None) if exact else "text"
     return "text" if isinstance(value, str) else None
 
 

@@ -1,13 +1,15 @@
 """Embedding whole folders and files, for tables of vectors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import read_image_folder, read_manifest
 from dualpath.data.scan import broken_images_message
-from dualpath.errors import ManifestError
+from dualpath.errors import CaptionFileError, ManifestError
 from dualpath.inference.model import DualPath
 from dualpath.types import Progress, Vectors, no_progress
+from dualpath.utils.text_files import read_lines
 
 Columns = dict[str, list[str]]
 
@@ -19,8 +21,14 @@ def embed_text_file(
 
     Returns:
         The column ``text``, and the unit vectors, (texts, dim) float32.
+
+    Raises:
+        CaptionFileError: the file is not valid UTF-8.
     """
-    texts = file.read_text("utf-8").splitlines()
+    try:
+        texts = read_lines(file)
+    except ValueError as error:
+        raise CaptionFileError(str(error)) from error
     return {"text": texts}, model.embed_texts(texts, progress=progress)
 
 
@@ -48,8 +56,12 @@ def embed_image_folder(
     *,
     skip_broken: bool = False,
     progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _: None,
 ) -> tuple[Columns, Vectors]:
     """Embed the images of a folder, with a manifest or without.
+
+    Args:
+        log: called with a line for each image that is left out.
 
     Returns:
         The column ``file_name``, and the unit vectors, (images, dim) float32.
@@ -57,7 +69,8 @@ def embed_image_folder(
     Raises:
         ManifestError: there are no images, or some are broken and ``skip_broken`` is false.
     """
-    images = read_image_folder(folder).images
+    manifest = read_image_folder(folder)
+    images = manifest.images
     valid, vectors, broken = model.embed_folder(
         images.paths,
         cache or default_cache_folder(),
@@ -66,4 +79,6 @@ def embed_image_folder(
     )
     if broken and not skip_broken:
         raise ManifestError(broken_images_message(broken))
+    for line in (*(f"left out: {problem}" for problem in broken.values()), *manifest.notes):
+        log(line)
     return {"file_name": list(images.filter(valid).column("file_name"))}, vectors

@@ -112,7 +112,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def handle_image_error(_: Request, error: ImageError) -> JSONResponse:
         log.info("%s", error)
         return JSONResponse(
-            {"detail": "not an image that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF)"}, 415
+            {"detail": "not an image that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF)"}, 415
         )
 
     @app.exception_handler(UnknownImageError)

@@ -12,7 +12,16 @@ from dualpath.data.images import decode_image, image_format, image_hash, image_s
 from dualpath.errors import ImageError
 from dualpath.utils.files import atomic_write
 
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
+    "JXL": ".jxl",
+}
 _UPLOAD = "the uploaded file"  # its name is not used, because the client chooses it
 _CACHED_THUMBNAILS = 2_000  # of about 20 KB
 

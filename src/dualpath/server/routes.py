@@ -1,6 +1,5 @@
 """The routes of the API."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from dualpath.data.json_values import parse_json
 from dualpath.errors import ImageError
 from dualpath.gallery.schema import GalleryImage, Hit
 from dualpath.server.access import COOKIE, AccessControl
@@ -23,6 +23,7 @@ from dualpath.server.schemas import (
 )
 from dualpath.server.service import Service
 from dualpath.types import DEFAULT_TOP
+from dualpath.utils.text import error_reason
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorResponse} for code in (400, 401, 403, 404, 413, 415, 422, 429, 503)
@@ -167,9 +168,9 @@ async def add_item(
 ) -> ImageResponse:
     """Store an image and index it. If it is indexed already, replace its captions and metadata."""
     try:
-        fields = json.loads(metadata)
+        fields = parse_json(metadata)
     except ValueError as error:
-        raise HTTPException(422, "metadata: not valid JSON") from error
+        raise HTTPException(422, f"metadata: {error_reason(error)}") from error
     if not isinstance(fields, dict):
         raise HTTPException(422, "metadata: must be a JSON object")
     texts = [caption.strip() for caption in captions or [] if caption.strip()]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from dualpath.errors import FieldError, GalleryError
+from dualpath.errors import FieldError, GalleryError, ImageError
 from dualpath.gallery.derived.searcher import Found, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
@@ -117,7 +117,7 @@ class Service:
 
         try:
             added = await asyncio.get_running_loop().run_in_executor(self._compute, index)
-        except FieldError:
+        except (FieldError, ImageError):
             if await run_in_threadpool(self.gallery.get, image_id(path)) is None:
                 path.unlink(missing_ok=True)
             raise

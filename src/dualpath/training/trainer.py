@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.utils.data import DataLoader
 
-from dualpath.data.captions import tabulate_captions
+from dualpath.data.captions import cut_captions_message, tabulate_captions
 from dualpath.distributed.collectives import world_size
 from dualpath.distributed.process_group import all_reduce_any, peer_failure
 from dualpath.inference.model import DualPath
@@ -78,6 +78,8 @@ class Trainer:
         self._accelerator = create_accelerator(model, folder)
         model.to(self._accelerator.device)
         self._train_table = tabulate_captions(data.train, model.tokenizer, cache)
+        if self._train_table.cut:
+            display.log(cut_captions_message(self._train_table.cut, model.tokenizer.max_words))
         torch.manual_seed(self._recipe.seed)
         self._plain_network = model.network
         self._network: nn.Module = self._plain_network  # as accelerate prepared it for the stage
