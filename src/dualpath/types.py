@@ -24,7 +24,7 @@ def no_progress(_: int) -> None:
 
 
 def expect(progress: Progress, total: int) -> None:
-    """Announce how many items a progress function will count, if it shows the time left.
+    """Announce how many more items a progress function will count, if it shows the time left.
 
     Such a function has a method ``expect``. Others are only called with finished items.
     """

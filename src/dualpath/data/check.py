@@ -16,7 +16,7 @@ from dualpath.data.table import ImageTable
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.vector_store import Hashes
 from dualpath.recipes.encoders import TextEncoderRecipe
-from dualpath.types import Progress, no_progress
+from dualpath.types import Progress, expect, no_progress
 from dualpath.utils.text import first_n_and_more
 
 _CHUNK = 10_000  # captions counted at a time
@@ -59,6 +59,7 @@ def check_folder(
     cache = cache or default_cache_folder()
     manifest = read_manifest(folder, cache=cache)
     images = manifest.images
+    expect(progress, len(images))
     scan = scan_images(images.paths, cache, progress)
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     counts = [

@@ -15,7 +15,7 @@ from dualpath.evaluation.html_report import ReportHit, ReportQuery, write_html_r
 from dualpath.evaluation.protocols import EvaluationResult, find_protocol
 from dualpath.evaluation.query_bank import normalise_by_bank
 from dualpath.inference.model import DualPath
-from dualpath.types import Progress, Vectors, no_progress
+from dualpath.types import Progress, Vectors, expect, no_progress
 
 _REPORT_QUERIES = 20
 _REPORT_HITS = 5
@@ -107,6 +107,7 @@ def embed_split(
     Raises:
         ManifestError: images are broken and ``skip_broken`` is false; the message lists them.
     """
+    expect(progress, len(images) + int(images.caption_counts.sum()))
     valid, image_vectors, broken = model.embed_folder(
         images.paths, cache, workers=model.recipe.workers, progress=progress
     )

@@ -31,7 +31,7 @@ from dualpath.gallery.pipeline import (
 )
 from dualpath.gallery.schema import IMAGES, GalleryImage, image_id
 from dualpath.gallery.stores.base import Store
-from dualpath.types import Progress, no_progress
+from dualpath.types import Progress, expect, no_progress
 
 if TYPE_CHECKING:
     from dualpath.inference.model import DualPath
@@ -110,6 +110,7 @@ class Indexer:
         summary = IndexSummary(notes=manifest.notes)
         permitted = _permitted_images(records, folder, allowed, {})
         self._register(allowed, ((r.file_name, record_metadata(r)) for _, r in permitted))
+        expect(progress, len(records))
         tasks = _tasks(_permitted_images(records, folder, allowed, summary.broken), self.store)
         finished = self._process((runner or run_in_threads)(self, tasks), summary, progress)
         progress(len(records) - finished)

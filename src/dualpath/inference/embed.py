@@ -8,7 +8,7 @@ from dualpath.data.manifest import read_image_folder, read_manifest
 from dualpath.data.scan import broken_images_message
 from dualpath.errors import CaptionFileError, ManifestError
 from dualpath.inference.model import DualPath
-from dualpath.types import Progress, Vectors, no_progress
+from dualpath.types import Progress, Vectors, expect, no_progress
 from dualpath.utils.text_files import read_lines
 
 Columns = dict[str, list[str]]
@@ -29,6 +29,7 @@ def embed_text_file(
         texts = read_lines(file)
     except ValueError as error:
         raise CaptionFileError(str(error)) from error
+    expect(progress, len(texts))
     return {"text": texts}, model.embed_texts(texts, progress=progress)
 
 
@@ -46,6 +47,7 @@ def embed_captions(
     images = read_manifest(folder).images
     pairs = [(image.file_name, caption) for image in images for caption in image.captions]
     columns = {"file_name": [name for name, _ in pairs], "text": [text for _, text in pairs]}
+    expect(progress, len(pairs))
     return columns, model.embed_texts(columns["text"], progress=progress)
 
 
@@ -71,6 +73,7 @@ def embed_image_folder(
     """
     manifest = read_image_folder(folder)
     images = manifest.images
+    expect(progress, len(images))
     valid, vectors, broken = model.embed_folder(
         images.paths,
         cache or default_cache_folder(),

@@ -191,10 +191,10 @@ class _Count:
         self._progress.update(self._task, advance=finished)
         self._display.log_sometimes(self)
 
-    def expect(self, total: int) -> None:
-        """Set the number of items."""
-        self._total = total
-        self._progress.update(self._task, total=total)
+    def expect(self, more: int) -> None:
+        """Raise the number of items."""
+        self._total = (self._total or 0) + more
+        self._progress.update(self._task, total=self._total)
 
     def is_due(self) -> bool:
         """Return whether the last line is old. If so, a line is printed now."""
