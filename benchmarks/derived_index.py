@@ -1,12 +1,16 @@
 """Measure the derived index of a gallery: building, recall, latency, memory.
 
     python benchmarks/derived_index.py --rows 1000000 --out index
+    python benchmarks/derived_index.py --vectors captions.parquet --queries-from images.parquet \
+        --out index
 
+The second command takes vectors of a model, which `dualpath embed` has written.
 Writes the files that a gallery with random vectors would have, without the gallery. Recall@10 is
 measured against a comparison with every row; filters leave 1 row in 10, 1 in 100, and 20 rows.
 """
 
 import argparse
+import math
 import os
 import shutil
 import statistics
@@ -17,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +36,8 @@ from dualpath.types import Vectors
 from gallery_engines import random_vectors
 
 TOP = 10
+_CHUNK = 20_000  # rows
+_SAMPLE = 64  # queries with which the number of compared rows is chosen
 LINE = b'{"id": "%032x", "path": "/images/%09d.jpg", "name": "%09d.jpg"}'
 FILTERS: dict[str, tuple[Condition | None, int]] = {
     "none": (None, 1),
@@ -43,7 +50,12 @@ FILTERS: dict[str, tuple[Condition | None, int]] = {
 def parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yield the rows, a part at a time. Fields contain the number of a row modulo 10, and so on."""
     start = 0
-    for chunk in random_vectors(options.rows, options.dim, options.centres, seed=1):
+    chunks = (
+        np.array_split(options.vectors, math.ceil(len(options.vectors) / _CHUNK))
+        if options.vectors is not None
+        else random_vectors(options.rows, options.dim, options.centres, seed=1)
+    )
+    for chunk in chunks:
         numbers = np.arange(start, start + len(chunk))
         lines = b"".join(LINE % (n, n, n) for n in numbers.tolist())
         length = len(LINE % (0, 0, 0))
@@ -62,6 +74,13 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
         start += len(chunk)
 
 
+def read_vectors(path: Path) -> Vectors:
+    """Read the vectors that ``dualpath embed`` has written, (rows, dim) float32."""
+    column = pq.read_table(path, columns=["vector"]).column(0).combine_chunks()
+    vectors: Vectors = column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
+    return vectors
+
+
 def build(options: argparse.Namespace, queries: Vectors) -> None:
     with files.new_folder(options.out, IMAGES) as folder:
         for _ in files.write_part(folder, parts(options), options.dim):
@@ -69,7 +88,7 @@ def build(options: argparse.Namespace, queries: Vectors) -> None:
         vectors = files.open_part(folder, options.dim).vectors
         cells = [step for step in Cells.build(vectors) if step is not None][-1]
         cells.tune(vectors, [queries])
-        files.write_header(folder, "state", options.dim, cells)
+        files.write_header(folder, "state", options.dim, len(vectors), cells)
 
 
 def measure(view: View, queries: Vectors, name: str) -> list[str]:
@@ -114,15 +133,24 @@ def main() -> None:
     parser.add_argument("--centres", type=int, help="default: one per thousand rows")
     parser.add_argument("--queries", type=int, default=300, help="default: 300")
     parser.add_argument("--out", type=Path, required=True, help="folder; deleted first")
+    parser.add_argument("--vectors", type=read_vectors, help="Parquet file of the rows")
+    parser.add_argument("--queries-from", type=read_vectors, help="Parquet file of the queries")
     options = parser.parse_args()
-    options.centres = options.centres or max(1, options.rows // 1000)
     shutil.rmtree(options.out, ignore_errors=True)
-    queries = next(random_vectors(options.queries, options.dim, options.centres, seed=2))
+    if options.vectors is not None:
+        options.rows, options.dim = options.vectors.shape
+        order = np.random.default_rng(0).permutation(len(options.queries_from))
+        shuffled = options.queries_from[order]
+        sample, queries = shuffled[:_SAMPLE], shuffled[_SAMPLE : _SAMPLE + options.queries]
+    else:
+        options.centres = options.centres or max(1, options.rows // 1000)
+        queries = next(random_vectors(options.queries, options.dim, options.centres, seed=2))
+        sample = next(random_vectors(_SAMPLE, options.dim, options.centres, seed=3))
     start, cpu = time.perf_counter(), time.process_time()
-    build(options, next(random_vectors(64, options.dim, options.centres, seed=3)))
+    build(options, sample)
     built, cpu = time.perf_counter() - start, time.process_time() - cpu
     start = time.perf_counter()
-    view = files.open_view(options.out, IMAGES, options.dim)
+    view = files.open_view(options.out, IMAGES)
     if view is None or view.cells is None:
         raise SystemExit("the index cannot be opened")
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())

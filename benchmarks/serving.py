@@ -132,7 +132,7 @@ def bare_milliseconds(gallery: Path) -> tuple[float, float]:
     """Return the median milliseconds of embedding one sentence, and of faiss alone."""
     with dualpath.Gallery.open(gallery) as opened:
         model = opened.model
-        view = open_view(gallery / "derived", IMAGES, model.dim)
+        view = open_view(gallery / "derived", IMAGES)
         if view is None or view.cells is None:
             return float("nan"), float("nan")
         allowed = view.cells.allow(view.alive)
