@@ -45,7 +45,7 @@ def _fail(message: str) -> NoReturn:
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for results that are kept between runs (embeddings, features). "
+        help="Folder for cached embeddings and features. "
         "Default: dualpath in the user's cache folder.",
         envvar="DUALPATH_CACHE",
         show_default=False,

@@ -25,8 +25,10 @@ def fit_calibration(
     """Fit the curve.
 
     Args:
-        image_vectors: (n, dim), unit length. text_vectors: (m, dim), unit length.
-        image_instances: (n,) instance of each image. text_instances: (m,) of each caption.
+        image_vectors: (n, dim), unit length.
+        text_vectors: (m, dim), unit length.
+        image_instances: (n,) instance of each image.
+        text_instances: (m,) of each caption.
 
     Returns:
         None where the curve cannot be fitted: all captions find their image, none does, or the

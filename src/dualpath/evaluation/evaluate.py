@@ -27,7 +27,8 @@ class EmbeddedSplit:
 
     Attributes:
         images: n images with m captions.
-        image_vectors: (n, dim) float32. text_vectors: (m, dim) float32.
+        image_vectors: (n, dim) float32.
+        text_vectors: (m, dim) float32.
     """
 
     images: ImageTable

@@ -21,8 +21,10 @@ class ReportHit:
     """An image found for a query.
 
     Attributes:
-        path: of the image file. score: cosine with the query.
-        is_right: whether it is a right answer, if that is known. caption: shown below the image
+        path: of the image file.
+        score: cosine with the query.
+        is_right: whether it is a right answer, if that is known.
+        caption: shown below the image
             instead of the file name.
     """
 

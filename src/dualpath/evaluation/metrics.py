@@ -103,8 +103,10 @@ def rank_relevant(
     Needs the memory of a chunk of scores, never that of the whole matrix.
 
     Args:
-        queries: (q, dim) float32. gallery: (g, dim) float32.
-        query_instances: (q,) int64. gallery_instances: (g,) int64.
+        queries: (q, dim) float32.
+        gallery: (g, dim) float32.
+        query_instances: (q,) int64.
+        gallery_instances: (g,) int64.
 
     Raises:
         MetricError: dimensions differ, a value is not finite, or a query has no right item.
@@ -166,7 +168,9 @@ def _rank_chunk(scores: Vectors, relevant: IntArray, counts: IntArray) -> _Chunk
     """Rank right items among the wrong ones of each row by counting; nothing is sorted.
 
     Args:
-        scores: (q, g) float32; overwritten. relevant: (q, most). counts: (q,).
+        scores: (q, g) float32; overwritten.
+        relevant: (q, most).
+        counts: (q,).
     """
     exists = np.arange(relevant.shape[1]) < counts[:, None]
     right_scores = np.where(exists, np.take_along_axis(scores, relevant, axis=1), -np.inf)

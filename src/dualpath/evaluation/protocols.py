@@ -31,7 +31,8 @@ class EvaluationResult:
         image_to_text: images are the queries. None where the protocol has one direction.
         rsum: sum of the six recalls, percent. None where the protocol has one direction.
         identities: number of people, in person search.
-        split: of the manifest. query_bank: the split that re-ranked the results, if any.
+        split: of the manifest.
+        query_bank: the split that re-ranked the results, if any.
     """
 
     protocol: str

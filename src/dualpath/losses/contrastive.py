@@ -20,7 +20,8 @@ def contrastive_loss(
     sums. Used by CLIP (Radford et al., ICML 2021), after van den Oord et al. (2018).
 
     Args:
-        image_features: (n, dim). text_features: (m, dim). Both are normalised here.
+        image_features: (n, dim).
+        text_features: (m, dim). Both are normalised here.
         owners: (m,) int64, the image of each caption.
         instance_ids: (n,) int64, the instance of each image.
 

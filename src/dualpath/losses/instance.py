@@ -101,7 +101,8 @@ class InstanceClassifier(nn.Module):
             over all classes.
 
     Attributes:
-        classes: number of classes. own: the classes of this process, a slice.
+        classes: number of classes.
+        own: the classes of this process, a slice.
         weight: (own classes, width), initially uniform in +-0.1 sqrt(3 / width) (authors' code).
         own_text_weight: of the same shape; None if shared.
         bias: (own classes, 1), initially 0; None without one.

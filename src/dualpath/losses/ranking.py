@@ -26,7 +26,8 @@ def ranking_loss(
     ``max(0, margin - (positive - other image))``.
 
     Args:
-        image_features: (n, dim). text_features: (m, dim). Both are normalised here.
+        image_features: (n, dim).
+        text_features: (m, dim). Both are normalised here.
         owners: (m,) int64, the image of each caption.
         instance_ids: (n,) int64, the instance of each image.
         margin: of the hinge.

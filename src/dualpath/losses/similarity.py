@@ -34,7 +34,8 @@ def batch_similarity(
     """Compare the images and captions of a batch.
 
     Args:
-        image_features: (n, dim). text_features: (m, dim). Both are normalised here.
+        image_features: (n, dim).
+        text_features: (m, dim). Both are normalised here.
         owners: (m,) int64, the image of each caption.
         instance_ids: (n,) int64, the instance of each image.
 

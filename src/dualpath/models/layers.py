@@ -98,7 +98,9 @@ def projection_head(
     """Return linear, BN, ReLU, linear, BN: the layers between pretrained features and the space.
 
     Args:
-        features: width of the input. hidden: of the hidden layer. dim: of the output.
+        features: width of the input.
+        hidden: of the hidden layer.
+        dim: of the output.
         dropout: dropout rate of the hidden layer.
         num_heads: equal parts of the output, each with layers of its own.
 

@@ -40,7 +40,8 @@ class Recipe(StrictModel):
     """A whole training.
 
     Attributes:
-        name: of the model. description: what the recipe is for, in one sentence.
+        name: of the model.
+        description: what the recipe is for, in one sentence.
         seed: of everything drawn at random.
         reference_size: number of training images that epochs, batch sizes and learning rates are
             written for. With more or fewer images they follow the rules of ``recipes/scaling.py``.

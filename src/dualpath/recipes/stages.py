@@ -30,7 +30,8 @@ class InstanceLossRecipe(StrictModel):
     """Instance loss (paper, eq. 3 to 5).
 
     Attributes:
-        image_weight: weight of the loss of images. text_weight: of captions.
+        image_weight: weight of the loss of images.
+        text_weight: of captions.
         logit_scale: features and classes are normalised and their cosine is multiplied by this
             value. If it is not set, logits are plain dot products (the paper's way).
         dropout: dropout rate of the features before the classifier.
@@ -70,7 +71,8 @@ class RankingLossRecipe(StrictModel):
     """Ranking loss (paper, eq. 6).
 
     Attributes:
-        weight: of this loss. margin: of the hinge, on cosines.
+        weight: of this loss.
+        margin: of the hinge, on cosines.
         negatives: ``random``, ``hardest`` or ``all`` of the batch, or ``mined``: the hardest of
             ``candidates`` training captions drawn for each batch, and a random image of the batch
             (the authors' code for Flickr30k and MSCOCO).
@@ -114,7 +116,8 @@ class OptimizerRecipe(StrictModel):
 
     Attributes:
         name: ``sgd`` (Nesterov) or ``adamw``.
-        lr: learning rate. momentum: of ``sgd``.
+        lr: learning rate.
+        momentum: of ``sgd``.
         weight_decay: on every parameter under ``sgd`` (the paper's way), on matrices alone under
             ``adamw``.
         layer_decay: each layer of the image backbone has this share of the learning rate of the
@@ -137,7 +140,8 @@ class ScheduleRecipe(StrictModel):
     """Learning rate over a stage: linear warm-up, then constant, cosine to zero, or steps.
 
     Attributes:
-        warmup: share of the steps of the stage. decay: what follows the warm-up.
+        warmup: share of the steps of the stage.
+        decay: what follows the warm-up.
         milestones: epochs after which ``steps`` multiplies the rate by ``factor``.
     """
 
@@ -151,8 +155,10 @@ class StageRecipe(StrictModel):
     """One stage of training: what is frozen, which losses, which learning rates, which views.
 
     Attributes:
-        name: shown in logs. epochs: passes over the training images.
-        batch_size: images in a batch. captions_per_image: captions drawn for each image.
+        name: shown in logs.
+        epochs: passes over the training images.
+        batch_size: images in a batch.
+        captions_per_image: captions drawn for each image.
         captions_of: draw an image's captions from its own (``image``) or from all of its instance
             (``instance``: the paper's way on CUHK-PEDES).
         backbone: of the image encoder: ``frozen``, ``frozen_batch_norm`` (weights frozen, batch
@@ -162,7 +168,8 @@ class StageRecipe(StrictModel):
         backbone_running_rate: share of a batch in the running statistics of a ``trained`` backbone.
             If it is not set, the backbone's own, 0.1 for most.
         sentence_encoder: ``trained`` or ``frozen``; its features are cached if it is frozen.
-        flip: mirror images at random. crops: number of fixed random crops per image, or ``random``
+        flip: mirror images at random.
+        crops: number of fixed random crops per image, or ``random``
             for a new crop each time.
         instance, ranking, contrastive, distillation: the losses of the stage.
         optimizer, schedule: how weights are updated.

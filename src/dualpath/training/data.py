@@ -20,8 +20,10 @@ class TrainingData:
     """Captioned images that can be decoded, and the hashes of their files.
 
     Attributes:
-        train: to train on. val: to validate on; may be empty.
-        train_hashes: (images,). val_hashes: (images,).
+        train: to train on.
+        val: to validate on; may be empty.
+        train_hashes: (images,).
+        val_hashes: (images,).
     """
 
     train: ImageTable

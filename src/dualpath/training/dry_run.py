@@ -22,7 +22,8 @@ class GroupPlan:
     """A parameter group in a stage.
 
     Attributes:
-        parameters: number of parameters. lr: learning rate; 0 if the group is frozen.
+        parameters: number of parameters.
+        lr: learning rate; 0 if the group is frozen.
     """
 
     name: str

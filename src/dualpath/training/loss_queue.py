@@ -20,7 +20,9 @@ class StepLosses(NamedTuple):
     """The losses of one step.
 
     Attributes:
-        step: within the epoch, from 0. images: of the batch. values: the losses by name.
+        step: within the epoch, from 0.
+        images: of the batch.
+        values: the losses by name.
     """
 
     step: int
@@ -70,7 +72,9 @@ def not_finite_error(
     """Return the error of a step whose losses are not finite.
 
     Args:
-        stage: its name. epoch: from 0. images: file names of the batch.
+        stage: its name.
+        epoch: from 0.
+        images: file names of the batch.
     """
     values = ", ".join(f"{name} {value:g}" for name, value in losses.values.items())
     return TrainingError(

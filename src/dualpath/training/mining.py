@@ -69,7 +69,8 @@ def most_similar(image_features: Tensor, text_features: Tensor, *, relu: bool = 
     """Return the caption with the highest cosine for each image, (n,) int64.
 
     Args:
-        image_features: (n, dim). text_features: (m, dim).
+        image_features: (n, dim).
+        text_features: (m, dim).
         relu: compare the features after the ReLU.
 
     >>> most_similar(torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, -1.0], [1.0, 0.0]]))

@@ -17,7 +17,8 @@ class MinedCaptions(NamedTuple):
     """A hard caption for each of n images.
 
     Attributes:
-        features: (n, dim). instance_ids: (n,) int64.
+        features: (n, dim).
+        instance_ids: (n,) int64.
     """
 
     features: Tensor
@@ -39,8 +40,10 @@ def stage_losses(
 
     Args:
         classifier: an ``InstanceClassifier``, or a function that calls one.
-        image_features: (n, dim). text_features: (m, dim).
-        owners: (m,) int64, the image of each caption. instance_ids: (n,) int64.
+        image_features: (n, dim).
+        text_features: (m, dim).
+        owners: (m,) int64, the image of each caption.
+        instance_ids: (n,) int64.
         mined: hard captions, where the stage mines them. They enter the instance loss as captions
             of their own instances (authors' code).
         num_heads: equal parts of the features, each with all losses.

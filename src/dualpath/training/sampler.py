@@ -18,7 +18,8 @@ class BatchPlan(NamedTuple):
     """The images and captions of a batch, and the seed of everything else that is drawn for it.
 
     Attributes:
-        images: (n,) rows of the images. captions: (m,) rows of the captions.
+        images: (n,) rows of the images.
+        captions: (m,) rows of the captions.
         owners: (m,) which of the n images each caption describes.
         seed: of views and augmentation.
         own: which of the n images this process embeds.

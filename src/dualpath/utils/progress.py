@@ -29,8 +29,10 @@ class TrainingEvent:
 
     Attributes:
         message: a line for people, otherwise empty.
-        stage: name of the stage. epoch: within the stage, from 1.
-        step: finished steps of the epoch. steps: of the whole epoch.
+        stage: name of the stage.
+        epoch: within the stage, from 1.
+        step: finished steps of the epoch.
+        steps: of the whole epoch.
         losses: of the step; of the whole epoch if ``step`` equals ``steps`` and the epoch is done.
         validation: metrics of the validation split, after an epoch that was validated.
     """
