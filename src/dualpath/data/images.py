@@ -24,17 +24,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 
-def open_image(path: Path, *, side: int | None = None) -> Image.Image:
+def open_image(path: Path, *, side: int | None = None, convert: bool = True) -> Image.Image:
     """Decode an image file to RGB, upright by its EXIF orientation.
 
     Args:
         side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves each side
             at least this many pixels, which is faster. None: decode at full size.
+        convert: whether the image is converted to RGB.
 
     Raises:
         ImageError: the file is missing, not an image, truncated, or a decompression bomb.
     """
-    return decode_image(read_image_bytes(path), str(path), side=side)
+    return decode_image(read_image_bytes(path), str(path), side=side, convert=convert)
 
 
 def read_image_bytes(path: Path) -> bytes:
@@ -62,7 +63,12 @@ def image_state(path: Path) -> tuple[int, int] | None:
 
 
 def decode_image(
-    content: bytes, name: str, *, max_pixels: int = MAX_PIXELS, side: int | None = None
+    content: bytes,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    side: int | None = None,
+    convert: bool = True,
 ) -> Image.Image:
     """Decode the bytes of an image as :func:`open_image` does.
 
@@ -75,7 +81,8 @@ def decode_image(
             raise ImageError(f"{name}: too many pixels (more than {max_pixels:,})")
         if side is not None:
             image.draft("RGB", (side, side))
-        return ImageOps.exif_transpose(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+        return upright.convert("RGB") if convert else upright
 
 
 def image_size(content: bytes, name: str) -> tuple[int, int]:

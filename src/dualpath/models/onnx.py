@@ -1,8 +1,11 @@
 """The encoders of a network as ONNX graphs, for inference without torch."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +82,7 @@ def save_onnx(source: OnnxSource, path: Path) -> None:
     for these networks (docs/design/decisions.md).
     """
     module, example, dynamic_dims = source
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _exportable_attention(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing; the results are compared with torch's
         torch.onnx.export(
             module.eval(),
@@ -91,3 +94,24 @@ def save_onnx(source: OnnxSource, path: Path) -> None:
             output_names=["features"],
             dynamic_axes={"batch": dynamic_dims, "features": {0: dynamic_dims[0]}},
         )
+
+
+@contextmanager
+def _exportable_attention(module: nn.Module) -> Iterator[None]:
+    """Let attention run as products and a softmax, since ONNX has no operator for fused kernels."""
+    models: list[Any] = [m for m in module.modules() if hasattr(m, "set_attn_implementation")]
+    fused = [getattr(model.config, "_attn_implementation", None) for model in models]
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of towers that are alone in their model
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for model in models:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for model, implementation in zip(models, fused, strict=True):
+            model.set_attn_implementation(implementation or "eager")
+        log.setLevel(level)

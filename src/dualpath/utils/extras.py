@@ -12,6 +12,8 @@ _EXTRAS = {
     "timm": "train",
     "torch": "train",
     "torchvision": "train",
+    "ftfy": "pretrained",
+    "open_clip": "pretrained",
     "transformers": "transformers",
     "nncf": "export",
     "onnx": "export",
