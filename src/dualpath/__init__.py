@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dualpath.gallery.gallery import Gallery
     from dualpath.gallery.schema import CaptionHit, GalleryImage, Hit
     from dualpath.inference.model import DualPath, load
+    from dualpath.inference.pretrained import convert_pretrained
     from dualpath.recipes.loading import read_recipe
     from dualpath.recipes.schema import Recipe
     from dualpath.training.train import train
@@ -77,6 +78,7 @@ _MODULES = {
     "Recipe": "dualpath.recipes.schema",
     "RetrievalMetrics": "dualpath.evaluation.metrics",
     "TrainingEvent": "dualpath.utils.progress",
+    "convert_pretrained": "dualpath.inference.pretrained",
     "evaluate": "dualpath.evaluation.evaluate",
     "export": "dualpath.exporting.export",
     "load": "dualpath.inference.model",
@@ -128,6 +130,7 @@ __all__ = [
     "UnknownImageError",
     "WordVectorError",
     "__version__",
+    "convert_pretrained",
     "evaluate",
     "export",
     "load",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli import datasets, gallery, models, publish, serve, train
+from dualpath.cli import datasets, gallery, models, pretrained, publish, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,7 @@ app.command()(models.evaluate)
 app.command()(models.embed)
 app.command()(models.export)
 app.command()(models.info)
+app.command()(pretrained.pretrained)
 app.command()(train.recipes)
 app.add_typer(gallery.app, name="gallery", help="Index images and maintain a gallery.")
 gallery.app.command()(publish.publish)

@@ -1,10 +1,10 @@
-"""The pixels of a pretrained image-text model, equal to those of its own library, with Pillow alone.
+"""The pixels of a pretrained image-text model, as its own library makes them, with Pillow alone.
 
 Images are decoded at full size. A JPEG that is decoded at a fraction of its size, as for networks
 that were trained here, gives other pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ class OriginalTransform(ImageTransform):
         preprocessing: resize and crop.
     """
 
-    preprocessing: PreprocessingRecipe = PreprocessingRecipe(size=224)
+    preprocessing: PreprocessingRecipe = field(kw_only=True)
 
     def __call__(self, image: Path | Image.Image) -> Pixels:
         """Return the views of an image, (views, 3, size, size) uint8 RGB.
@@ -59,8 +59,8 @@ def original_pixels(image: Image.Image, recipe: PreprocessingRecipe, size: int) 
         # Only the part that the crop shows is resampled, or a strip of 1 x 100,000 pixels would
         # become gigabytes.
         shown = (max(left, 0), max(top, 0), min(left + size, width), min(top + size, height))
-        scale = (image.width / width, image.height / height) * 2
-        box = tuple(edge * factor for edge, factor in zip(shown, scale, strict=True))
+        across, down = image.width / width, image.height / height
+        box = (shown[0] * across, shown[1] * down, shown[2] * across, shown[3] * down)
         image = image.resize((shown[2] - shown[0], shown[3] - shown[1]), resample, box=box)
         width, height = image.size
         left, top = min(left, 0), min(top, 0)
@@ -75,9 +75,19 @@ def original_pixels(image: Image.Image, recipe: PreprocessingRecipe, size: int) 
             missing[0] - missing[0] // 2,
             missing[1] - missing[1] // 2,
         )
-        image = ImageOps.expand(image.convert("RGB"), border, (recipe.fill,) * 3)
+        image = _add_border(image, border, recipe.fill)
         left, top = max(left, 0), max(top, 0)
     return _to_pixels(image.crop((left, top, left + size, top + size)))
+
+
+def _add_border(image: Image.Image, border: tuple[int, int, int, int], fill: int) -> Image.Image:
+    if image.mode != "P":
+        return ImageOps.expand(image.convert("RGB"), border, (fill,) * 3)
+    palette = image.getpalette()
+    expanded = ImageOps.expand(image, border, fill)  # torchvision takes it as the index of a colour
+    if palette is not None:
+        expanded.putpalette(palette)
+    return expanded
 
 
 def _convert(image: Image.Image, recipe: PreprocessingRecipe) -> Image.Image:

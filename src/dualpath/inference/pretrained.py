@@ -4,10 +4,13 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from filelock import FileLock
 
@@ -19,6 +22,7 @@ from dualpath.utils.text import error_reason
 _VERSION = 1  # of the conversion; a model that an earlier one converted is converted again
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _CONFIG = "config.json"
+_CONNECT_SECONDS = 10
 _PREFIXES = ("hf-hub:", "local-dir:")  # of open_clip
 
 Log = Callable[[str], None]
@@ -69,9 +73,7 @@ def find_model(source: str | Path, log: Log | None = None) -> Path:
     return cached
 
 
-def convert_pretrained(
-    name: str | Path, out: str | Path, *, log: Log = lambda _: None
-) -> Path:
+def convert_pretrained(name: str | Path, out: str | Path, *, log: Log = lambda _: None) -> Path:
     """Write a pretrained image-text model (CLIP, SigLIP and their like) as a bundle.
 
     Args:
@@ -102,7 +104,7 @@ def convert_pretrained(
 
 
 def _is_pretrained_name(name: str) -> bool:
-    """Return whether a name may be that of a pretrained model: what is certainly not is a bundle."""
+    """Return whether a name may be that of a pretrained model and is not certainly of a bundle."""
     folder = Path(name.removeprefix("local-dir:"))
     if folder.is_dir():
         pretrained = any((folder / file).is_file() for file in (_CONFIG, _OPEN_CLIP_CONFIG))
@@ -181,6 +183,7 @@ def _local_source(name: str, folder: Path) -> _Source:
 def _hub_source(name: str) -> _Source:
     """Return the kind of a repository of the hub by its small files, which are downloaded."""
     repository = name.removeprefix("hf-hub:")
+    _require_connection(name)
     if not name.startswith("hf-hub:"):
         if _download(name, repository, RECIPE) is not None:
             return _Source("dualpath", str(find_bundle(repository)), None)
@@ -216,10 +219,31 @@ def _download(name: str, repository: str, file: str) -> Path | None:
         raise BundleError(_not_found(name, error)) from error
 
 
+def _require_connection(name: str) -> None:
+    """Raise ``BundleError`` without a connection to the hub, which its client tries for minutes.
+
+    The variable ``HF_HUB_OFFLINE`` lets the client use what it has downloaded before.
+    """
+    from huggingface_hub import constants
+
+    hub = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or getproxies() or not hub.hostname:
+        return
+    try:
+        port = hub.port or (443 if hub.scheme == "https" else 80)
+        socket.create_connection((hub.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BundleError(
+            f"{name}: the folder does not exist, and there is no connection to {hub.hostname} "
+            f"({error_reason(error)}); give a folder, or set HF_HUB_OFFLINE=1 if the model was "
+            "downloaded before"
+        ) from error
+
+
 def _not_found(name: str, error: Exception) -> str:
     return (
-        f"{name}: the folder does not exist, and the hub has no such bundle or pretrained model, or "
-        f"there is no connection ({error_reason(error)})"
+        f"{name}: the folder does not exist, and the hub has no such bundle or pretrained model, "
+        f"or it cannot be downloaded ({error_reason(error)})"
     )
 
 

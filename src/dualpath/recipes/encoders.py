@@ -158,6 +158,11 @@ class ImageEncoderRecipe(StrictModel):
             )
         return self
 
+    @property
+    def description(self) -> str:
+        """The image encoder in a few words, for people."""
+        return "of the image-text model" if self.backbone == IMAGE_TEXT else self.backbone
+
 
 class ResolvedImageEncoder(ImageEncoderRecipe):
     """An image encoder whose preprocessing is known: nothing is left to the backbone."""

@@ -61,7 +61,8 @@ def reference_images(folder: Path, images: list[Image.Image]) -> Vectors:
     else:
         from transformers import AutoImageProcessor, AutoModel
 
-        processor = AutoImageProcessor.from_pretrained(folder)
+        # The backend that resamples with Pillow; that of torchvision rounds otherwise.
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
         batches = [processor(images=image, return_tensors="pt") for image in images]
         pixels = torch.cat([batch["pixel_values"] for batch in batches])
         model = AutoModel.from_pretrained(folder).eval()

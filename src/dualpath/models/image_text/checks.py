@@ -43,14 +43,12 @@ def check_pixels(original: OriginalModel, preprocess: Callable[[Image.Image], Pi
         difference = float((expected - pixels).abs().mean())
         if difference > _MOST_DIFFERENCE:
             raise BundleError(
-                f"{original.spec.source}: its preprocessing is not supported (pixels of an image of "
-                f"{size[0]} x {size[1]} differ by {difference:.1f} of 255)"
+                f"{original.spec.source}: its preprocessing is not supported (pixels of an image "
+                f"of {size[0]} x {size[1]} differ by {difference:.1f} of 255)"
             )
 
 
-def check_tokens(
-    original: OriginalModel, encode: Callable[[Sequence[str]], IntArray]
-) -> list[str]:
+def check_tokens(original: OriginalModel, encode: Callable[[Sequence[str]], IntArray]) -> list[str]:
     """Compare token ids with those of the original tokenizer.
 
     Args:
@@ -70,8 +68,8 @@ def check_tokens(
     plain = [text for text in different if text in _PLAIN_TEXTS]
     if plain:
         raise BundleError(
-            f"{original.spec.source}: its tokenizer cannot be converted; '{plain[0][:40]}' gets other "
-            "tokens"
+            f"{original.spec.source}: its tokenizer cannot be converted; '{plain[0][:40]}' gets "
+            "other tokens"
         )
     return different
 

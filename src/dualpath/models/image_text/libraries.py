@@ -77,7 +77,8 @@ def _create_transformers(spec: ImageTextSpec) -> nn.Module:
 
     config: Any = dict(spec.config)
     with quiet("transformers"):
-        model: nn.Module = AutoModel.from_config(
+        models: Any = AutoModel
+        model: nn.Module = models.from_config(
             AutoConfig.for_model(config.pop("model_type"), **config)
         )
     return model.float().eval()

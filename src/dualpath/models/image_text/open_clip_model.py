@@ -110,7 +110,7 @@ def _preprocessing(
     if height != width or mode not in _RESIZE:
         raise BundleError(f"{name}: its preprocessing is not supported: {config}")
     recipe = PreprocessingRecipe(
-        resize=_RESIZE[mode],  # type: ignore[arg-type]
+        resize=_RESIZE[mode],
         size=int(height),
         interpolation=interpolation,
         crop="none" if mode == "squash" else "round",
@@ -144,11 +144,11 @@ def _convert_tokenizer(name: str, tokenizer: Any) -> tuple[str, Cleaning, int]:
     plain = plain and not (
         getattr(tokenizer, "strip_sep_token", False) or getattr(tokenizer, "tokenizer_mode", "")
     )
-    inner = getattr(tokenizer, "tokenizer", None)
+    inner: Any = getattr(tokenizer, "tokenizer", None)
     backend = getattr(inner, "backend_tokenizer", None)
     if kind != "HFTokenizer" or backend is None or not plain or cleaning is None:
         raise BundleError(f"{name}: its tokenizer ({kind}) is not supported")
-    return str(backend.to_str()), cleaning, int(inner.pad_token_id or 0)  # type: ignore[union-attr]
+    return str(backend.to_str()), cleaning, int(inner.pad_token_id or 0)
 
 
 def simple_tokenizer(tokenizer: Any) -> str:

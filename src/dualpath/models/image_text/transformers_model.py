@@ -43,7 +43,8 @@ def load_transformers(source: str, name: str) -> OriginalModel:
         _check_kind(name, config)
         loaded: Any = AutoModel.from_pretrained(source)
         model = loaded.float().eval()
-        processor: Any = AutoImageProcessor.from_pretrained(source)
+        processors: Any = AutoImageProcessor
+        processor: Any = processors.from_pretrained(source)
         tokenizer: Any = AutoTokenizer.from_pretrained(source)
     preprocessing, size = _preprocessing(name, processor)
     backend, cleaning = _backend_tokenizer(name, tokenizer)
@@ -84,7 +85,9 @@ def load_transformers(source: str, name: str) -> OriginalModel:
         std=_triple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
         tokenizer_json=backend,
         cleaning=cleaning,
-        logit_scale=float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0,
+        logit_scale=float(model.logit_scale.detach().exp())
+        if hasattr(model, "logit_scale")
+        else 1.0,
         logit_bias=_number(getattr(model, "logit_bias", None)),
         licence=read_licence(Path(source)),
         preprocess=preprocess,
@@ -106,15 +109,15 @@ def _check_kind(name: str, config: Any) -> None:
     kind = config.model_type
     if kind == "siglip2":
         raise BundleError(
-            f"{name}: takes images of any shape (NaFlex), which is not supported; choose a SigLIP 2 "
-            "of a fixed size, such as google/siglip2-base-patch16-224"
+            f"{name}: takes images of any shape (NaFlex), which is not supported; choose a SigLIP "
+            "2 of a fixed size, such as google/siglip2-base-patch16-224"
         )
     model_class = AutoModel._model_mapping.get(type(config), None)
     methods = ("get_image_features", "get_text_features")
     if not all(hasattr(model_class, method) for method in methods):
         raise BundleError(
-            f"{name}: a model of type '{kind}' does not embed both images and texts; choose one such "
-            "as CLIP or SigLIP"
+            f"{name}: a model of type '{kind}' does not embed both images and texts; choose one "
+            "such as CLIP or SigLIP"
         )
 
 
@@ -146,8 +149,8 @@ def _preprocessing(name: str, processor: Any) -> tuple[PreprocessingRecipe, int]
     square = crop.get("height") == crop.get("width") and shape[0] == shape[1]
     if not (supported and output and resized and square) or size.get("longest_edge"):
         raise BundleError(
-            f"{name}: its preprocessing ({type(processor).__name__}) is not supported; only a resize "
-            "and a central crop to a square are"
+            f"{name}: its preprocessing ({type(processor).__name__}) is not supported; only a "
+            "resize and a central crop to a square are"
         )
     return PreprocessingRecipe(
         resize=resize,
@@ -183,14 +186,15 @@ def _convert_sentencepiece(tokenizer: Any) -> str:
     from tokenizers import processors
     from transformers.convert_slow_tokenizer import SpmConverter
 
-    class Converter(SpmConverter):  # type: ignore[misc]
+    class Converter(SpmConverter):
         def post_processor(self) -> Any:
             end = (tokenizer.eos_token, tokenizer.eos_token_id)
             return processors.TemplateProcessing(
                 single=f"$A {end[0]}", pair=f"$A $B {end[0]}", special_tokens=[end]
             )
 
-    return str(Converter(tokenizer).converted().to_str())
+    create: Any = Converter
+    return str(create(tokenizer).converted().to_str())
 
 
 def _triple(values: Sequence[float]) -> Triple:
