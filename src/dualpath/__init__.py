@@ -15,6 +15,7 @@ from dualpath.errors import (
     BundleError,
     CaptionFileError,
     CheckpointError,
+    ClassificationError,
     ClusterError,
     DatasetError,
     DualPathError,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from dualpath.gallery.schema import CaptionHit, GalleryImage, Hit
     from dualpath.inference.model import DualPath, load
     from dualpath.inference.pretrained import convert_pretrained
+    from dualpath.inference.zero_shot import classify
     from dualpath.recipes.loading import read_recipe
     from dualpath.recipes.schema import Recipe
     from dualpath.training.train import train
@@ -78,6 +80,7 @@ _MODULES = {
     "Recipe": "dualpath.recipes.schema",
     "RetrievalMetrics": "dualpath.evaluation.metrics",
     "TrainingEvent": "dualpath.utils.progress",
+    "classify": "dualpath.inference.zero_shot",
     "convert_pretrained": "dualpath.inference.pretrained",
     "evaluate": "dualpath.evaluation.evaluate",
     "export": "dualpath.exporting.export",
@@ -96,6 +99,7 @@ __all__ = [
     "CaptionFileError",
     "CaptionHit",
     "CheckpointError",
+    "ClassificationError",
     "ClusterError",
     "DatasetError",
     "DualPath",
@@ -130,6 +134,7 @@ __all__ = [
     "UnknownImageError",
     "WordVectorError",
     "__version__",
+    "classify",
     "convert_pretrained",
     "evaluate",
     "export",

@@ -16,6 +16,7 @@ from dualpath.gallery.model_source import check_model, load_bundle, load_recorde
 from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store
+from dualpath.gallery.tagging import rewrite_metadata
 from dualpath.inference.suggestions import suggestions
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
 
@@ -162,6 +163,19 @@ class Gallery:
             return indexer.add_image(path, captions=captions, metadata=metadata)
         finally:
             self.info = indexer.info
+
+    def update_metadata(self, updates: Mapping[str, Mapping[str, Any]]) -> None:
+        """Merge values into the metadata of images; new keys become fields.
+
+        Args:
+            updates: id of the image to its new values. Unknown ids are ignored.
+
+        Raises:
+            FieldError: a value does not have the type of its field.
+        """
+        self._require_exists()
+        self.info = register_fields(self.store, self.address, self.info, [], updates.items())
+        rewrite_metadata(self, updates)
 
     def add_root(self, folder: Path) -> None:
         """Add a folder to those whose images may be indexed and shown."""

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import StringConstraints
 
 from dualpath.errors import ImageError
 from dualpath.gallery.schema import GalleryImage, Hit
 from dualpath.server.access import COOKIE, AccessControl
 from dualpath.server.images import thumbnail
 from dualpath.server.schemas import (
+    ClassifyResponse,
     ErrorResponse,
     GalleryResponse,
     ImageResponse,
@@ -73,6 +75,7 @@ MinProbability = Annotated[
     float | None,
     Query(ge=0, le=1, description="Hide images that are less likely than this to fit."),
 ]
+LabelText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Upload = Annotated[bytes, File(description="An image file.")]
 reader, writer = [Depends(_require_read)], [Depends(_require_write)]
 
@@ -99,6 +102,23 @@ async def search_image(
 ) -> Response:
     """Search for images that are similar to an uploaded image, which is not stored."""
     return await _response(service, await service.search_by_image(file, top, where))
+
+
+@searching.post("/classify", dependencies=reader)
+async def classify(
+    service: ServiceParameter,
+    file: Upload,
+    labels: Annotated[
+        list[LabelText], Form(min_length=1, max_length=1000, description="Labels, such as dog.")
+    ],
+    templates: Annotated[
+        list[LabelText] | None,
+        Form(max_length=20, description="Prompts with {} for the label; several are averaged."),
+    ] = None,
+    top: Annotated[int, Query(ge=1, le=100, description="Number of labels.")] = 5,
+) -> ClassifyResponse:
+    """Return the most probable labels of an uploaded image, which is not stored."""
+    return await service.classify(file, labels, templates, top)
 
 
 @searching.get("/items/{id}/similar", dependencies=reader, response_model=SearchResponse)

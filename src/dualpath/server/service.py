@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,10 +18,18 @@ from dualpath.gallery.derived.searcher import Found, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.schema import GalleryImage, Hit, image_id
+from dualpath.inference.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
 from dualpath.server.batching import Batcher
 from dualpath.server.images import decode_upload, save_upload
 from dualpath.server.metrics import Metrics
-from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse, RowHit
+from dualpath.server.schemas import (
+    ClassifyResponse,
+    FacetResponse,
+    FacetValue,
+    GalleryResponse,
+    LabelResponse,
+    RowHit,
+)
 from dualpath.types import Pixels, Vectors
 
 if TYPE_CHECKING:
@@ -30,6 +39,7 @@ _REFRESH_SECONDS = 30.0  # because other processes may add images
 _MAX_FACET_VALUES = 20
 _MAX_DECODING = 2  # uploads decoded at the same time, because each needs 3 bytes a pixel
 _MAX_WAITING_IMAGES = 64
+_CACHED_CLASSIFIERS = 16  # lists of labels
 log = logging.getLogger("dualpath.server")
 
 
@@ -69,6 +79,10 @@ class Service:
             model.embed_pixels, compute, observe, max_waiting=_MAX_WAITING_IMAGES
         )
         self._decoding = asyncio.Semaphore(_MAX_DECODING)
+        # Clients ask with the same labels again and again.
+        self._classifiers = lru_cache(_CACHED_CLASSIFIERS)(
+            lambda key: ZeroShotClassifier.from_labels(model, *key)
+        )
         self._description: GalleryResponse | None = None
         self._describing = Lock()
 
@@ -99,6 +113,23 @@ class Service:
         self.gallery.parse_filter(where)
         vector = await self._embed_pixels(await self._preprocess(content))
         return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
+
+    async def classify(
+        self, content: bytes, labels: Sequence[str], templates: Sequence[str] | None, top: int
+    ) -> ClassifyResponse:
+        """Return the most probable labels of an uploaded image.
+
+        Raises:
+            ImageError: the upload is not an image, or too large.
+            ClassificationError: labels or templates cannot be used.
+        """
+        key = (tuple(labels), tuple(templates or (DEFAULT_TEMPLATE,)))
+        pixels = await self._preprocess(content)
+        loop = asyncio.get_running_loop()
+        classifier = await loop.run_in_executor(self._compute, self._classifiers, key)
+        vector = await self._embed_pixels(pixels)
+        [scores] = classifier.classify(vector[None], top)
+        return ClassifyResponse(labels=[LabelResponse(**one._asdict()) for one in scores])
 
     async def add(
         self, content: bytes, folder: Path, captions: Sequence[str], metadata: Mapping[str, Any]
