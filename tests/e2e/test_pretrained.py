@@ -64,6 +64,7 @@ def test_a_bare_folder_is_served_and_the_model_is_converted_once(original, photo
             {"labels": ["dog", "dog"]},
             {"labels": ["x" * 201]},
             {"labels": ["dog"], "templates": ["no place"]},
+            {"labels": [f"dog {n}" for n in range(999)], "templates": ["{}", "a {}", "the {}"]},
         ):
             assert client.post("/v1/classify", files=image, data=wrong).status_code == 422
         broken = {"file": b"no image"}

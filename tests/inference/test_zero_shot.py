@@ -36,7 +36,9 @@ def test_probabilities_are_those_of_the_original_model(pair):
     found = dualpath.classify(dualpath.load(bundle), images, LABELS, top=3)
     model = AutoModel.from_pretrained(original).eval()
     texts = [f"a photo of a {label}." for label in LABELS]
-    tokens = AutoTokenizer.from_pretrained(original)(texts, padding=True, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(original)(
+        texts, padding=True, truncation=True, return_tensors="pt"
+    )
     processor = AutoImageProcessor.from_pretrained(original, backend="pil")
     pixels = torch.cat(
         [processor(images=one, return_tensors="pt")["pixel_values"] for one in images]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from dualpath.errors import FieldError, GalleryError
+from dualpath.errors import ClassificationError, FieldError, GalleryError
 from dualpath.gallery.derived.searcher import Found, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
@@ -40,7 +40,22 @@ _MAX_FACET_VALUES = 20
 _MAX_DECODING = 2  # uploads decoded at the same time, because each needs 3 bytes a pixel
 _MAX_WAITING_IMAGES = 64
 _CACHED_CLASSIFIERS = 16  # lists of labels
+_MAX_WAITING_LABELS = 8  # lists of labels
+_MAX_PROMPTS = 2_000  # of one request
 log = logging.getLogger("dualpath.server")
+
+
+_Labels = tuple[tuple[str, ...], tuple[str, ...]]  # labels and templates
+
+
+def _try_classifier(
+    model: "DualPath", labels: _Labels
+) -> "ZeroShotClassifier | ClassificationError":
+    """Return a classifier, or the error, which a batch must not raise for other requests."""
+    try:
+        return ZeroShotClassifier.from_labels(model, *labels)
+    except ClassificationError as error:
+        return error
 
 
 class _TextQuery(NamedTuple):
@@ -80,15 +95,25 @@ class Service:
         )
         self._decoding = asyncio.Semaphore(_MAX_DECODING)
         # Clients ask with the same labels again and again.
-        self._classifiers = lru_cache(_CACHED_CLASSIFIERS)(
-            lambda key: ZeroShotClassifier.from_labels(model, *key)
+        classifiers = lru_cache(_CACHED_CLASSIFIERS)(_try_classifier)
+        self._embed_labels: Batcher[_Labels, ZeroShotClassifier | ClassificationError] = Batcher(
+            lambda keys: [classifiers(model, key) for key in keys],
+            compute,
+            lambda _: None,
+            max_batch=1,
+            max_waiting=_MAX_WAITING_LABELS,
         )
         self._description: GalleryResponse | None = None
         self._describing = Lock()
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the tasks that run as long as the server."""
-        return [self._search_texts.run(), self._embed_pixels.run(), self._warm_up_and_refresh()]
+        return [
+            self._search_texts.run(),
+            self._embed_pixels.run(),
+            self._embed_labels.run(),
+            self._warm_up_and_refresh(),
+        ]
 
     async def search_by_text(
         self, text: str, top: int, where: str | None, min_probability: float | None = None
@@ -124,9 +149,14 @@ class Service:
             ClassificationError: labels or templates cannot be used.
         """
         key = (tuple(labels), tuple(templates or (DEFAULT_TEMPLATE,)))
+        if len(key[0]) * len(key[1]) > _MAX_PROMPTS:
+            raise ClassificationError(
+                f"labels times templates must be at most {_MAX_PROMPTS:,}; send fewer"
+            )
         pixels = await self._preprocess(content)
-        loop = asyncio.get_running_loop()
-        classifier = await loop.run_in_executor(self._compute, self._classifiers, key)
+        classifier = await self._embed_labels(key)
+        if isinstance(classifier, ClassificationError):
+            raise classifier
         vector = await self._embed_pixels(pixels)
         [scores] = classifier.classify(vector[None], top)
         return ClassifyResponse(labels=[LabelResponse(**one._asdict()) for one in scores])
