@@ -64,7 +64,7 @@ def load_original(library: str, source: str, folder: Path | None, name: str) -> 
     Args:
         library: ``transformers`` or ``open_clip``.
         source: the library's name of it.
-        folder: of the configuration (open_clip).
+        folder: of the configuration and the model card.
 
     Raises:
         BundleError: it cannot be loaded.
@@ -76,9 +76,10 @@ def load_original(library: str, source: str, folder: Path | None, name: str) -> 
         else:
             from dualpath.models.image_text.transformers_model import load_transformers
         try:
+            card = folder or Path(source)
             if library == "open_clip":
-                return load_open_clip(source, folder or Path(source), name)
-            return load_transformers(source, name)
+                return load_open_clip(source, card, name)
+            return load_transformers(source, card, name)
         except (BundleError, ExportError, ModuleNotFoundError):
             raise
         except Exception as error:  # the libraries raise errors of their dependencies

@@ -22,6 +22,7 @@ from dualpath.utils.text import error_reason
 _VERSION = 1  # of the conversion; a model that an earlier one converted is converted again
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _CONFIG = "config.json"
+_CARD = "README.md"  # names the licence
 _CONNECT_SECONDS = 10
 _PREFIXES = ("hf-hub:", "local-dir:")  # of open_clip
 
@@ -189,10 +190,11 @@ def _hub_source(name: str) -> _Source:
             return _Source("dualpath", str(find_bundle(repository)), None)
         config = _download(name, repository, _CONFIG)
         if config is not None and _is_transformers(config):
-            return _Source("transformers", repository, None)
+            _download(name, repository, _CARD)
+            return _Source("transformers", repository, config.parent)
     config = _download(name, repository, _OPEN_CLIP_CONFIG)
     if config is not None:
-        _download(name, repository, "README.md")
+        _download(name, repository, _CARD)
         return _Source("open_clip", f"hf-hub:{repository}", config.parent)
     raise BundleError(
         f"{name}: neither a bundle nor a model of transformers or open_clip; its repository has no "

@@ -109,7 +109,7 @@ async def classify(
     service: ServiceParameter,
     file: Upload,
     labels: Annotated[
-        list[LabelText], Form(min_length=1, max_length=1000, description="Labels, such as dog.")
+        list[LabelText], Form(min_length=1, max_length=900, description="Labels, such as dog.")
     ],
     templates: Annotated[
         list[LabelText] | None,

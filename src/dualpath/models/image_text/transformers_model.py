@@ -23,11 +23,12 @@ _MOST_TOKENS = 512
 _SIGLIP_TOKENS = 64
 
 
-def load_transformers(source: str, name: str) -> OriginalModel:
+def load_transformers(source: str, folder: Path, name: str) -> OriginalModel:
     """Load a model that embeds images and texts.
 
     Args:
         source: a folder or an id of the Hugging Face hub.
+        folder: of its model card.
         name: of the model.
 
     Raises:
@@ -89,7 +90,7 @@ def load_transformers(source: str, name: str) -> OriginalModel:
         if hasattr(model, "logit_scale")
         else 1.0,
         logit_bias=_number(getattr(model, "logit_bias", None)),
-        licence=read_licence(Path(source)),
+        licence=read_licence(folder),
         preprocess=preprocess,
         tokenize=tokenize,
     )
