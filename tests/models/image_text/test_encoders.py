@@ -74,7 +74,7 @@ def test_a_bundle_is_saved_again_with_the_same_weights(bundle, tmp_path):
     assert (copy.embed_texts(["a dog"]) == model.embed_texts(["a dog"])).all()
 
 
-def test_a_missing_architecture_is_named(bundle, tmp_path):
+def test_a_missing_architecture_is_named(tmp_path):
     with pytest.raises(TextEncoderError, match=r"image_text_model.json: missing or damaged"):
         read_spec(tmp_path)
     (tmp_path / "image_text_model.json").write_text(json.dumps({"library": "x"}))
