@@ -164,15 +164,16 @@ def test_a_model_that_slides_over_images_is_exported_with_free_sides(shapes, cac
     assert export(tmp_path, shapes)[0].cosine > 0.9999
 
 
-@pytest.mark.parametrize("family", ["clip", "mobile_clip"])
+# Attention of random weights loses too much by int8, which the export refuses.
+@pytest.mark.parametrize(("family", "precision"), [("clip", "fp32"), ("mobile_clip", "int8")])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_pretrained_image_text_model_is_exported_in_int8(family, runtime, shapes, tmp_path):
+def test_a_pretrained_image_text_model_is_exported(family, precision, runtime, shapes, tmp_path):
     write_original(family, tmp_path / "original")
     bundle = dualpath.convert_pretrained(tmp_path / "original", tmp_path / "bundle")
-    image, text = export(bundle, shapes, runtime=runtime, precision="int8")
+    image, text = export(bundle, shapes, runtime=runtime, precision=precision)
     assert image.cosine > 0.9
     assert text.cosine > 0.9999
     pretend_it_is_fast(bundle)
     model = dualpath.load(bundle)
-    assert str(model.exported["image_encoder"]).startswith(f"{runtime}, int8")
+    assert str(model.exported["image_encoder"]).startswith(f"{runtime}, {precision}")
     assert model.embed_images(images(shapes)).shape == (7, model.dim)
