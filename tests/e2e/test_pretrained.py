@@ -15,6 +15,8 @@ from tests.models.image_text.originals import write_original
 from tests.models.image_text.reference import odd_images
 from tests.server.conftest import running
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(["torch", "transformers", "open_clip"]))
@@ -95,7 +97,6 @@ def test_without_a_connection_one_line_says_so(name, photos, tmp_path):
     assert done.stderr.startswith(f"error: {name}: the folder does not exist, and there is no conn")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"), [("siglip2", "tiny/siglip2"), ("open_clip", "hf-hub:tiny/open-clip")]
 )
