@@ -32,6 +32,8 @@ PUBLIC = {
     "Ranks",
     "Recipe",
     "RetrievalMetrics",
+    "classify",
+    "convert_pretrained",
     "TrainingEvent",
     "__version__",
     "evaluate",

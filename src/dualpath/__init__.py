@@ -15,6 +15,7 @@ from dualpath.errors import (
     BundleError,
     CaptionFileError,
     CheckpointError,
+    ClassificationError,
     ClusterError,
     DatasetError,
     DualPathError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from dualpath.gallery.gallery import Gallery
     from dualpath.gallery.schema import CaptionHit, GalleryImage, Hit
     from dualpath.inference.model import DualPath, load
+    from dualpath.inference.pretrained import convert_pretrained
+    from dualpath.inference.zero_shot import classify
     from dualpath.recipes.loading import read_recipe
     from dualpath.recipes.schema import Recipe
     from dualpath.training.train import train
@@ -77,6 +80,8 @@ _MODULES = {
     "Recipe": "dualpath.recipes.schema",
     "RetrievalMetrics": "dualpath.evaluation.metrics",
     "TrainingEvent": "dualpath.utils.progress",
+    "classify": "dualpath.inference.zero_shot",
+    "convert_pretrained": "dualpath.inference.pretrained",
     "evaluate": "dualpath.evaluation.evaluate",
     "export": "dualpath.exporting.export",
     "load": "dualpath.inference.model",
@@ -94,6 +99,7 @@ __all__ = [
     "CaptionFileError",
     "CaptionHit",
     "CheckpointError",
+    "ClassificationError",
     "ClusterError",
     "DatasetError",
     "DualPath",
@@ -128,6 +134,8 @@ __all__ = [
     "UnknownImageError",
     "WordVectorError",
     "__version__",
+    "classify",
+    "convert_pretrained",
     "evaluate",
     "export",
     "load",

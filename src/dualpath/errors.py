@@ -56,6 +56,10 @@ class ExportError(DualPathError, ValueError):
     """An export that cannot be made, or whose results differ from torch's."""
 
 
+class ClassificationError(DualPathError, ValueError):
+    """Labels, templates or right labels with which images cannot be classified."""
+
+
 class TrainingError(DualPathError, RuntimeError):
     """A training that cannot go on; the message names the step and what to change."""
 

@@ -16,6 +16,7 @@ from dualpath.errors import ExportError
 from dualpath.exporting.export import export
 from dualpath.inference.runtimes import read_exports, write_exports
 from tests.conftest import ONE_STAGE, SMALL, run_cli, small_recipe, train_quietly
+from tests.models.image_text.originals import write_original
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +162,18 @@ def test_a_model_that_slides_over_images_is_exported_with_free_sides(shapes, cac
     recipe = small_recipe(image_encoder=image, text_encoder=STILL, stages=ONE_STAGE)
     train_quietly(recipe, shapes, tmp_path, cache=cache)
     assert export(tmp_path, shapes)[0].cosine > 0.9999
+
+
+# Attention of random weights loses too much by int8, which the export refuses.
+@pytest.mark.parametrize(("family", "precision"), [("clip", "fp32"), ("mobile_clip", "int8")])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_pretrained_image_text_model_is_exported(family, precision, runtime, shapes, tmp_path):
+    write_original(family, tmp_path / "original")
+    bundle = dualpath.convert_pretrained(tmp_path / "original", tmp_path / "bundle")
+    image, text = export(bundle, shapes, runtime=runtime, precision=precision)
+    assert image.cosine > 0.9
+    assert text.cosine > 0.9999
+    pretend_it_is_fast(bundle)
+    model = dualpath.load(bundle)
+    assert str(model.exported["image_encoder"]).startswith(f"{runtime}, {precision}")
+    assert model.embed_images(images(shapes)).shape == (7, model.dim)

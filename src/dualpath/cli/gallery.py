@@ -13,6 +13,7 @@ from dualpath.cli.console import (
     existing_folders,
     existing_path,
     handle_errors,
+    log,
     out_console,
     print_rows,
 )
@@ -34,7 +35,8 @@ Address = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a trained model. A new gallery needs it and remembers it.",
+        help="Folder of a trained model, or a pretrained one such as "
+        "google/siglip2-base-patch16-224. A new gallery needs it and remembers it.",
         show_default=False,
     ),
 ]
@@ -219,6 +221,10 @@ def open_gallery(address: str, model: str | None = None) -> "Gallery":
     """Open a gallery, with a model if one is named."""
     from dualpath.gallery.gallery import Gallery
 
+    if model is not None:
+        from dualpath.inference.pretrained import find_model
+
+        find_model(model, log)  # a pretrained model is converted now, with lines about it
     return Gallery.open(address, model=model)
 
 

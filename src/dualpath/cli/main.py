@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dualpath.cli import datasets, gallery, models, publish, serve, train
+from dualpath.cli import classify, datasets, gallery, models, pretrained, publish, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,8 +19,10 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(models.evaluate)
 app.command()(models.embed)
+app.command()(classify.classify)
 app.command()(models.export)
 app.command()(models.info)
+app.command()(pretrained.pretrained)
 app.command()(train.recipes)
 app.add_typer(gallery.app, name="gallery", help="Index images and maintain a gallery.")
 gallery.app.command()(publish.publish)

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from dualpath.inference.model import DualPath
 
 Bundle = Annotated[
-    str, typer.Argument(help="Folder of a trained model, or its id on the Hugging Face hub.")
+    str,
+    typer.Argument(
+        help="Folder of a trained model or of a pretrained one (CLIP, SigLIP), or the id of either "
+        "on the Hugging Face hub."
+    ),
 ]
 
 
@@ -191,15 +195,18 @@ def info(bundle: Bundle) -> None:
         parameters = model.count_parameters()
         rows: dict[str, object] = {
             "name": model.recipe.name,
-            "image encoder": f"{image.backbone}, {image.input_size} pixels, "
+            **_origin(model),
+            "image encoder": f"{image.description}, {image.input_size} pixels, "
             f"{parameters['image_encoder']:,} parameters",
             "text encoder": f"{text.description}, {parameters['text_encoder']:,} parameters",
-            "vocabulary": f"{model.tokenizer.num_embeddings - 1:,} words ({text.vocabulary}), "
+            "vocabulary": f"{model.tokenizer.num_embeddings - 1:,} "
+            f"{'tokens' if text.vocabulary == 'subword' else 'words'} ({text.vocabulary}), "
             f"at most {text.max_words} in a text",
             "space": f"{model.dim} dimensions, cosine",
             "image runtime": model.exported.get("image_encoder", "torch"),
             "text runtime": model.exported.get("text_encoder", "torch"),
-            "stages": ", ".join(f"{s.name} ({s.epochs} epochs)" for s in model.recipe.stages),
+            "stages": ", ".join(f"{s.name} ({s.epochs} epochs)" for s in model.recipe.stages)
+            or "none",
             "seed": model.recipe.seed,
             "fingerprint": model.fingerprint,
         }
@@ -209,10 +216,23 @@ def info(bundle: Bundle) -> None:
             out_console.print(metrics_table(result))
 
 
-def _load(bundle: str) -> "DualPath":
-    from dualpath.inference.bundle import find_bundle
+def _origin(model: "DualPath") -> dict[str, object]:
+    """Return the rows about the pretrained image-text model that a bundle is."""
+    original, similarity = model.metrics.get("original"), model.similarity
+    if original is None or similarity is None:
+        return {}
+    bias = "" if similarity.logit_bias is None else f", bias {similarity.logit_bias:.4g}"
+    return {
+        "original": f"{original['name']} ({original['library']}), licence "
+        f"{original['licence'] or 'not stated'}",
+        "logits": f"scale {similarity.logit_scale:.4g}{bias}",
+    }
 
-    folder = find_bundle(bundle)  # a missing bundle is reported before torch is imported
+
+def _load(bundle: str) -> "DualPath":
+    from dualpath.inference.pretrained import find_model
+
+    folder = find_model(bundle, log)  # a missing bundle is reported before torch is imported
     from dualpath.inference.model import DualPath
 
     return DualPath.from_pretrained(folder)

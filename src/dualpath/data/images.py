@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dualpath.data.formats import missing_format, readable_formats
 from dualpath.data.jxl import jxl_pixels
-from dualpath.data.pixels import convert
+from dualpath.data.pixels import convert as to_rgb
 from dualpath.data.png import without_texts
 from dualpath.data.webdataset import member_state, read_member
 from dualpath.errors import ImageError
@@ -50,7 +50,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.|pillow_")
 warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 
-def open_image(path: Path, *, side: int | None = None) -> Image.Image:
+def open_image(path: Path, *, side: int | None = None, convert: bool = True) -> Image.Image:
     """Decode an image file to 8-bit sRGB, upright by its EXIF orientation.
 
     See :mod:`dualpath.data.pixels` for other depths, transparency and colour profiles.
@@ -58,11 +58,12 @@ def open_image(path: Path, *, side: int | None = None) -> Image.Image:
     Args:
         side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves each side
             at least this many pixels, which is faster. None: decode at full size.
+        convert: whether the image is converted to RGB. If not, it has the mode of its file.
 
     Raises:
         ImageError: the file is missing, not an image, truncated, or a decompression bomb.
     """
-    return decode_image(read_image_bytes(path), str(path), side=side)
+    return decode_image(read_image_bytes(path), str(path), side=side, convert=convert)
 
 
 def read_image_bytes(path: Path) -> bytes:
@@ -131,7 +132,12 @@ def max_pixels() -> int:
 
 
 def decode_image(
-    content: bytes, name: str, *, max_pixels: int | None = None, side: int | None = None
+    content: bytes,
+    name: str,
+    *,
+    max_pixels: int | None = None,
+    side: int | None = None,
+    convert: bool = True,
 ) -> Image.Image:
     """Decode the bytes of an image as :func:`open_image` does.
 
@@ -142,7 +148,8 @@ def decode_image(
 
     def decode(image: Image.Image) -> Image.Image:
         _draft(image, side)
-        return _upright(convert(_loaded(image)).image, _orientation(image))
+        loaded = to_rgb(_loaded(image)).image if convert else _loaded(image).copy()
+        return _upright(loaded, _orientation(image))
 
     return _with_image(content, name, decode, max_pixels)
 
@@ -156,7 +163,7 @@ def image_key(content: bytes, name: str) -> str:
     Raises:
         ImageError: the image cannot be decoded.
     """
-    changed = _with_image(content, name, lambda image: convert(_loaded(image)).changed)
+    changed = _with_image(content, name, lambda image: to_rgb(_loaded(image)).changed)
     if not changed:
         return image_hash(content)
     return hashlib.blake2b(content, digest_size=16, salt=_PIXELS_VERSION).hexdigest()

@@ -14,7 +14,7 @@ ID 0 is padding in all modes.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import Split
 
+from dualpath.data.text_cleaning import find_cleaner
+from dualpath.recipes.encoders import Cleaning
 from dualpath.types import IntArray, Mask
 from dualpath.utils.text import error_reason
 
@@ -57,6 +59,7 @@ class Tokenizer:
     """
 
     vocabulary: Vocabulary
+    _clean: Callable[[str], str] | None = None
 
     def __init__(
         self,
@@ -74,8 +77,13 @@ class Tokenizer:
         self.max_words = max_words
 
     @classmethod
-    def load(cls, path: Path, vocabulary: Vocabulary, max_words: int) -> "Tokenizer":
+    def load(
+        cls, path: Path, vocabulary: Vocabulary, max_words: int, cleaning: Cleaning = "none"
+    ) -> "Tokenizer":
         """Read a file in the ``tokenizer.json`` format.
+
+        Args:
+            cleaning: what is done to a text before it is encoded.
 
         Raises:
             ValueError: the file cannot be read.
@@ -90,6 +98,7 @@ class Tokenizer:
             tokenizer._tokenizer.enable_truncation(max_words)
         tokenizer.vocabulary = vocabulary
         tokenizer.max_words = max_words
+        tokenizer._clean = find_cleaner(cleaning)
         return tokenizer
 
     def save(self, path: Path) -> None:
@@ -141,6 +150,8 @@ class Tokenizer:
 
     def _encode(self, sentences: list[str], token_ids: IntArray, is_cut: Mask) -> None:
         """Write the IDs of sentences into rows of zeros, and mark the sentences that are cut."""
+        if self._clean is not None:
+            sentences = [self._clean(sentence) for sentence in sentences]
         if self.vocabulary == "subword":
             encodings = self._tokenizer.encode_batch(sentences)
             for number, encoding in enumerate(encodings):

@@ -15,6 +15,8 @@ from dualpath.gallery.model_source import check_model, load_bundle, load_recorde
 from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store
+from dualpath.gallery.tagging import rewrite_metadata
+from dualpath.inference.suggestions import suggestions
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
 
 if TYPE_CHECKING:
@@ -70,8 +72,9 @@ class Gallery:
 
         Args:
             address: a folder (Lance), or ``http://HOST:PORT/NAME`` (Milvus).
-            model: a model, or the folder or hub id of a bundle, which is then loaded. None: the
-                model that filled the gallery, loaded when a method needs it.
+            model: a model, or what :func:`dualpath.load` accepts: the folder or hub id of a bundle
+                or of a pretrained image-text model. None: the model that filled the gallery,
+                loaded when a method needs it.
 
         Raises:
             GalleryError: the gallery does not exist and ``model`` is None, another model has filled
@@ -90,7 +93,8 @@ class Gallery:
         if model is None:
             raise GalleryError(
                 f"{address}: the gallery does not exist; create it with "
-                f"dualpath gallery add {address} FOLDER --model BUNDLE"
+                f"dualpath gallery add {address} FOLDER --model MODEL: a folder that dualpath "
+                f"train wrote, or a pretrained model: {suggestions()}"
             )
         return cls(address, store, new_info(model), model, exists=False)
 
@@ -161,6 +165,19 @@ class Gallery:
             return indexer.add_image(path, captions=captions, metadata=metadata)
         finally:
             self.info = indexer.info
+
+    def update_metadata(self, updates: Mapping[str, Mapping[str, Any]]) -> None:
+        """Merge values into the metadata of images; new keys become fields.
+
+        Args:
+            updates: id of the image to its new values. Unknown ids are ignored.
+
+        Raises:
+            FieldError: a value does not have the type of its field.
+        """
+        self._require_exists()
+        self.info = register_fields(self.store, self.address, self.info, [], updates.items())
+        rewrite_metadata(self, updates)
 
     def add_root(self, folder: Path) -> None:
         """Add a folder to those whose images may be indexed and shown."""

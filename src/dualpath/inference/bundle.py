@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 WEIGHTS, RECIPE, TOKENIZER = "model.safetensors", "recipe.yaml", "tokenizer.json"
 METRICS, CARD = "metrics.json", "README.md"
 SENTENCE_ENCODER = "sentence_encoder.json"  # the configuration of a pretrained text encoder
+IMAGE_TEXT_MODEL = "image_text_model.json"  # the architecture of a pretrained image-text model
 EXPORTED = (RUNTIMES_FILE, "image_encoder.*", "text_encoder.*")
-FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, *EXPORTED)
+FILES = (WEIGHTS, RECIPE, TOKENIZER, METRICS, CARD, SENTENCE_ENCODER, IMAGE_TEXT_MODEL, *EXPORTED)
 
 
 class BundleContents(NamedTuple):
@@ -87,7 +88,9 @@ def read_bundle(folder: Path) -> BundleContents:
     try:
         recipe = read_resolved_recipe(folder / RECIPE)
         text = recipe.text_encoder
-        tokenizer = Tokenizer.load(folder / TOKENIZER, text.vocabulary, text.max_words)
+        tokenizer = Tokenizer.load(
+            folder / TOKENIZER, text.vocabulary, text.max_words, text.cleaning
+        )
         metrics = _read_metrics(folder / METRICS)
     except (RecipeError, ValueError) as error:
         raise BundleError(str(error)) from error

@@ -9,14 +9,17 @@ import numpy as np
 from PIL import Image
 
 from dualpath.data.images import decode_image
+from dualpath.data.original_transform import OriginalTransform
 from dualpath.data.scan import scan_images
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.data.transforms import ImageTransform, decode_size, fixed_views
 from dualpath.data.vector_store import VectorStore
-from dualpath.inference.bundle import find_bundle, read_bundle, write_bundle
+from dualpath.inference.bundle import read_bundle, write_bundle
 from dualpath.inference.calibration import Calibration
 from dualpath.inference.encoders import Encoders, RuntimeChoice
+from dualpath.inference.pretrained import find_model
 from dualpath.inference.runtimes import EncoderName, ExportedEncoder
+from dualpath.inference.similarity import Similarity
 from dualpath.recipes.schema import ResolvedRecipe
 from dualpath.types import IntArray, Mask, Pixels, Progress, Vectors, no_progress
 from dualpath.utils.memory import tune_malloc
@@ -74,10 +77,16 @@ class DualPath:
         device: "torch.device | str | None" = None,
         runtime: RuntimeChoice = "fastest",
     ) -> "DualPath":
-        """Load a bundle.
+        """Load a bundle, or a pretrained image-text model such as CLIP or SigLIP.
+
+        A pretrained model is converted to a bundle when it is first loaded, which needs the extra
+        ``pretrained`` and takes minutes. The cache holds the bundle, so that later calls are fast
+        and need neither torch nor a connection.
 
         Args:
-            source: a folder, or an id of the Hugging Face hub such as ``user/name``.
+            source: the folder of a bundle or of a pretrained model; an id of the Hugging Face hub
+                such as ``user/name``; or open_clip's name of a model (``hf-hub:user/name``,
+                ``local-dir:folder``).
             device: such as ``"cpu"`` or ``"cuda"``. None: a GPU if there is one and torch is
                 installed. Single texts are embedded on the CPU all the same.
             runtime: ``fastest``: on a CPU, use the fastest exported encoders whose runtime is
@@ -86,7 +95,7 @@ class DualPath:
         Raises:
             BundleError: the bundle does not exist, or one of its files is missing or damaged.
         """
-        folder = find_bundle(source)
+        folder = find_model(source)
         source = str(folder.resolve()) if Path(source).is_dir() else str(source)
         tokenizer, recipe, metrics, weights = read_bundle(folder)
         encoders = Encoders.from_bundle(
@@ -161,6 +170,11 @@ class DualPath:
         return None if fitted is None else Calibration.from_metrics(fitted)
 
     @property
+    def similarity(self) -> Similarity | None:
+        """Scale and bias from cosines to logits, of a pretrained image-text model; else None."""
+        return Similarity.from_metrics(self.metrics)
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the weights, 32 hexadecimal digits.
 
@@ -233,7 +247,10 @@ class DualPath:
         Raises:
             ImageError: it cannot be decoded; the message contains ``name``.
         """
-        return decode_image(content, name, side=decode_size(self.recipe.image_encoder.test_side))
+        image = self.recipe.image_encoder
+        if image.preprocessing is not None:  # as its own library decodes
+            return decode_image(content, name, convert=False)
+        return decode_image(content, name, side=decode_size(image.test_side))
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """Return the views of an image as the network's input, (views, 3, h, w) uint8."""
@@ -303,6 +320,8 @@ class DualPath:
     def _transform(self) -> ImageTransform:
         image = self.recipe.image_encoder
         views = fixed_views(flip=image.flip_average, crops=image.tta_crops)
+        if image.preprocessing is not None:
+            return OriginalTransform(views, image.test_side, preprocessing=image.preprocessing)
         return ImageTransform(views, image.test_side, keep_aspect=self._slides)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dualpath.recipes.encoders import IMAGE_TEXT
 from dualpath.recipes.schema import ResolvedRecipe
 
 _DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
@@ -20,13 +21,14 @@ def model_card(recipe: ResolvedRecipe, num_words: int, metrics: Mapping[str, Any
         "---",
         "library_name: dualpath",
         "pipeline_tag: feature-extraction",
-        "tags: [image-text-retrieval, dual-path, instance-loss]",
+        f"tags: [{', '.join(_tags(recipe))}]",
         "---",
         f"# {recipe.name}",
         "",
-        "An image-text embedding trained with DualPath (Zheng et al., arXiv 1711.05535).",
+        *_introduction(recipe, metrics),
         "",
-        f"- image encoder: {image.backbone} at {image.input_size} pixels, two-layer head",
+        f"- image encoder: {image.description} at {image.input_size} pixels"
+        f"{'' if image.backbone == IMAGE_TEXT else ', two-layer head'}",
         f"- text encoder: {text.description}, {num_words:,} words ({text.vocabulary} vocabulary)",
         f"- space: {recipe.dim} dimensions, cosine",
         f"- seed: {recipe.seed}",
@@ -51,3 +53,19 @@ def model_card(recipe: ResolvedRecipe, num_words: int, metrics: Mapping[str, Any
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tags(recipe: ResolvedRecipe) -> list[str]:
+    trained = recipe.image_encoder.backbone != IMAGE_TEXT
+    return ["image-text-retrieval", "dual-path", *(["instance-loss"] if trained else [])]
+
+
+def _introduction(recipe: ResolvedRecipe, metrics: Mapping[str, Any]) -> list[str]:
+    original = metrics.get("original")
+    if original is None or recipe.stages:
+        return ["An image-text embedding trained with DualPath (Zheng et al., arXiv 1711.05535)."]
+    return [
+        f"The pretrained image-text model {original['name']} as a DualPath bundle, converted from "
+        f"{original['library']}. Its weights are unchanged. Licence of the weights: "
+        f"{original['licence'] or 'see its own model card'}."
+    ]

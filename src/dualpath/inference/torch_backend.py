@@ -137,7 +137,7 @@ def save_onnx_encoders(
         path = folder / f"{encoder}.fp32.onnx"
         with evaluation_mode(network):
             with atomic_path(path) as temporary:
-                save_onnx(source, temporary)
+                save_onnx(source, temporary, name=path.name)
             cosine = _lowest_cosine(source, open_engine(path))
         if cosine < _LOWEST_COSINE:
             path.unlink()

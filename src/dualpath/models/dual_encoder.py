@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from dualpath.models.backbones import create_backbone
 from dualpath.models.image_encoder import ImageEncoder
+from dualpath.models.image_text.encoders import build_image_text_encoders
 from dualpath.models.layers import average_sigma
 from dualpath.models.text.base import TextEncoder, TextEncoderSpec
 from dualpath.models.text.registry import build_text_encoder
+from dualpath.recipes.encoders import IMAGE_TEXT
 from dualpath.recipes.schema import ResolvedRecipe
 
 _STRIDE = 32  # of the last feature map, in every ImageNet CNN of the paper
@@ -72,6 +74,8 @@ def build_network(
         BackboneError, TextEncoderError: an encoder cannot be built.
     """
     image = recipe.image_encoder
+    if image.backbone == IMAGE_TEXT:
+        return DualEncoder(*build_image_text_encoders(recipe, folder))
     backbone, backbone_dim = create_backbone(
         image.backbone,
         pretrained=load_pretrained and image.pretrained,

@@ -6,7 +6,8 @@ from typing import Any
 
 from dualpath.data.tokenizer import Tokenizer
 from dualpath.errors import PublishError
-from dualpath.inference.bundle import TOKENIZER, find_bundle, read_bundle
+from dualpath.inference.bundle import TOKENIZER, read_bundle
+from dualpath.inference.pretrained import find_model
 from dualpath.inference.runtimes import read_exports
 
 TEXT_ENCODER = "text_encoder.fp32.onnx"
@@ -43,7 +44,7 @@ def read_text_encoder(source: str | Path, fingerprint: str) -> TextEncoderFiles:
             cannot run in a browser.
         BundleError: the bundle does not exist or is damaged.
     """
-    folder = find_bundle(source)
+    folder = find_model(source)
     exported = [encoder for encoder in read_exports(folder) if encoder.file == TEXT_ENCODER]
     if not exported or not (folder / TEXT_ENCODER).is_file():
         raise PublishError(

@@ -117,3 +117,5 @@ class ResolvedRecipe(Recipe):
     """A recipe in which nothing is left to the backbone: what training and bundles work with."""
 
     image_encoder: ResolvedImageEncoder
+    # The bundle of a pretrained image-text model has none.
+    stages: tuple[StageRecipe, ...] = ()

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from dualpath.errors import (
+    ClassificationError,
     FieldError,
     FilterError,
     GalleryError,
@@ -103,6 +104,7 @@ def _prepare_uploads(gallery: Gallery, folder: Path | None) -> Path | None:
 def _add_error_handlers(app: FastAPI) -> None:
     """Answer an error with one line that contains neither paths nor a traceback."""
 
+    @app.exception_handler(ClassificationError)
     @app.exception_handler(FilterError)
     @app.exception_handler(FieldError)
     async def handle_bad_input(_: Request, error: Exception) -> JSONResponse:

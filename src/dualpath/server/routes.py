@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import StringConstraints
 
 from dualpath.data.json_values import parse_json
 from dualpath.errors import ImageError
@@ -13,6 +14,7 @@ from dualpath.gallery.schema import GalleryImage, Hit
 from dualpath.server.access import COOKIE, AccessControl
 from dualpath.server.images import thumbnail
 from dualpath.server.schemas import (
+    ClassifyResponse,
     ErrorResponse,
     GalleryResponse,
     ImageResponse,
@@ -74,6 +76,7 @@ MinProbability = Annotated[
     float | None,
     Query(ge=0, le=1, description="Hide images that are less likely than this to fit."),
 ]
+LabelText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Upload = Annotated[bytes, File(description="An image file.")]
 reader, writer = [Depends(_require_read)], [Depends(_require_write)]
 
@@ -100,6 +103,23 @@ async def search_image(
 ) -> Response:
     """Search for images that are similar to an uploaded image, which is not stored."""
     return await _response(service, await service.search_by_image(file, top, where))
+
+
+@searching.post("/classify", dependencies=reader)
+async def classify(
+    service: ServiceParameter,
+    file: Upload,
+    labels: Annotated[
+        list[LabelText], Form(min_length=1, max_length=900, description="Labels, such as dog.")
+    ],
+    templates: Annotated[
+        list[LabelText] | None,
+        Form(max_length=20, description="Prompts with {} for the label; several are averaged."),
+    ] = None,
+    top: Annotated[int, Query(ge=1, le=100, description="Number of labels.")] = 5,
+) -> ClassifyResponse:
+    """Return the most probable labels of an uploaded image, which is not stored."""
+    return await service.classify(file, labels, templates, top)
 
 
 @searching.get("/items/{id}/similar", dependencies=reader, response_model=SearchResponse)

@@ -78,6 +78,19 @@ def search_response(hits: Iterable[RowHit | Hit], total: int) -> bytes:
     return to_json({"hits": fields, "total": total}, inf_nan_mode="null")
 
 
+class LabelResponse(BaseModel):
+    """A label of an image and its probability among the given labels."""
+
+    label: str
+    probability: float
+
+
+class ClassifyResponse(BaseModel):
+    """The most probable labels of an image, most probable first."""
+
+    labels: list[LabelResponse]
+
+
 class FacetValue(BaseModel):
     """A value of a field, and the number of images with it."""
 

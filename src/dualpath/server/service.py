@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,15 +13,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 
-from dualpath.errors import FieldError, GalleryError, ImageError
+from dualpath.errors import ClassificationError, FieldError, GalleryError, ImageError
 from dualpath.gallery.derived.searcher import Found, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.gallery import Gallery
 from dualpath.gallery.schema import GalleryImage, Hit, image_id
+from dualpath.inference.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
 from dualpath.server.batching import Batcher
 from dualpath.server.images import decode_upload, save_upload
 from dualpath.server.metrics import Metrics
-from dualpath.server.schemas import FacetResponse, FacetValue, GalleryResponse, RowHit
+from dualpath.server.schemas import (
+    ClassifyResponse,
+    FacetResponse,
+    FacetValue,
+    GalleryResponse,
+    LabelResponse,
+    RowHit,
+)
 from dualpath.types import Pixels, Vectors
 
 if TYPE_CHECKING:
@@ -30,7 +39,23 @@ _REFRESH_SECONDS = 30.0  # because other processes may add images
 _MAX_FACET_VALUES = 20
 _MAX_DECODING = 2  # uploads decoded at the same time, because each needs 3 bytes a pixel
 _MAX_WAITING_IMAGES = 64
+_CACHED_CLASSIFIERS = 16  # lists of labels
+_MAX_WAITING_LABELS = 8  # lists of labels
+_MAX_PROMPTS = 2_000  # of one request
 log = logging.getLogger("dualpath.server")
+
+
+_Labels = tuple[tuple[str, ...], tuple[str, ...]]  # labels and templates
+
+
+def _try_classifier(
+    model: "DualPath", labels: _Labels
+) -> "ZeroShotClassifier | ClassificationError":
+    """Return a classifier, or the error, which a batch must not raise for other requests."""
+    try:
+        return ZeroShotClassifier.from_labels(model, *labels)
+    except ClassificationError as error:
+        return error
 
 
 class _TextQuery(NamedTuple):
@@ -69,12 +94,26 @@ class Service:
             model.embed_pixels, compute, observe, max_waiting=_MAX_WAITING_IMAGES
         )
         self._decoding = asyncio.Semaphore(_MAX_DECODING)
+        # Clients ask with the same labels again and again.
+        classifiers = lru_cache(_CACHED_CLASSIFIERS)(_try_classifier)
+        self._embed_labels: Batcher[_Labels, ZeroShotClassifier | ClassificationError] = Batcher(
+            lambda keys: [classifiers(model, key) for key in keys],
+            compute,
+            lambda _: None,
+            max_batch=1,
+            max_waiting=_MAX_WAITING_LABELS,
+        )
         self._description: GalleryResponse | None = None
         self._describing = Lock()
 
     def background_tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the tasks that run as long as the server."""
-        return [self._search_texts.run(), self._embed_pixels.run(), self._warm_up_and_refresh()]
+        return [
+            self._search_texts.run(),
+            self._embed_pixels.run(),
+            self._embed_labels.run(),
+            self._warm_up_and_refresh(),
+        ]
 
     async def search_by_text(
         self, text: str, top: int, where: str | None, min_probability: float | None = None
@@ -99,6 +138,28 @@ class Service:
         self.gallery.parse_filter(where)
         vector = await self._embed_pixels(await self._preprocess(content))
         return await run_in_threadpool(self.gallery.search_vector, vector, top=top, where=where)
+
+    async def classify(
+        self, content: bytes, labels: Sequence[str], templates: Sequence[str] | None, top: int
+    ) -> ClassifyResponse:
+        """Return the most probable labels of an uploaded image.
+
+        Raises:
+            ImageError: the upload is not an image, or too large.
+            ClassificationError: labels or templates cannot be used.
+        """
+        key = (tuple(labels), tuple(templates or (DEFAULT_TEMPLATE,)))
+        if len(key[0]) * len(key[1]) > _MAX_PROMPTS:
+            raise ClassificationError(
+                f"labels times templates must be at most {_MAX_PROMPTS:,}; send fewer"
+            )
+        pixels = await self._preprocess(content)
+        classifier = await self._embed_labels(key)
+        if isinstance(classifier, ClassificationError):
+            raise classifier
+        vector = await self._embed_pixels(pixels)
+        [scores] = classifier.classify(vector[None], top)
+        return ClassifyResponse(labels=[LabelResponse(**one._asdict()) for one in scores])
 
     async def add(
         self, content: bytes, folder: Path, captions: Sequence[str], metadata: Mapping[str, Any]

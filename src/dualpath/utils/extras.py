@@ -12,6 +12,8 @@ _EXTRAS = {
     "timm": "train",
     "torch": "train",
     "torchvision": "train",
+    "open_clip": "pretrained",
+    "sentencepiece": "pretrained",
     "transformers": "transformers",
     "nncf": "export",
     "onnx": "export",

@@ -10,6 +10,7 @@ from dualpath.recipes.encoders import TextEncoderRecipe
 TEXT_ENCODERS: dict[str, str] = {
     "bottleneck": "dualpath.models.text.cnn:TextCNN",
     "residual": "dualpath.models.text.residual_cnn:ResidualTextCNN",
+    "image_text": "dualpath.models.image_text.encoders:ImageTextEncoder",
     "transformer": "dualpath.models.text.transformer:TransformerTextEncoder",
 }
 
