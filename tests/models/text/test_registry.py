@@ -6,7 +6,7 @@ from dualpath.models.text.registry import TEXT_ENCODERS, build_text_encoder, fin
 from tests.conftest import SMALL, small_resolved_recipe
 
 
-# The tower of a pretrained image-text model is built from its bundle (tests/inference/test_pretrained.py).
+# The tower of a pretrained model is built from its bundle (tests/inference/test_pretrained.py).
 @pytest.mark.parametrize("name", sorted(set(TEXT_ENCODERS) - {"image_text"}))
 def test_every_registered_name_is_built_from_a_recipe(name, sentence_encoder):
     text = {**SMALL["text_encoder"], "trunk": name}
