@@ -19,24 +19,29 @@ def metrics_table(result: "EvaluationResult") -> Table:
         + (f" · re-ranked by {result.query_bank}" if result.query_bank else "")
         + (f" · rsum {result.rsum:.1f}" if result.rsum is not None else "")
     )
-    table = Table(title=title)
-    recalls = ("R@1", "R@5", "R@10", "median rank", "mean rank")
-    for column in ("direction", *recalls, "mAP", "mAP (trapezoidal)", "mINP"):
-        table.add_column(column, justify="left" if column == "direction" else "right")
     directions = {"image → text": result.image_to_text, "text → image": result.text_to_image}
-    for label, metrics in directions.items():
-        if metrics is not None:
-            table.add_row(
-                label,
-                f"{metrics.recall_at_1:.1f}",
-                f"{metrics.recall_at_5:.1f}",
-                f"{metrics.recall_at_10:.1f}",
-                f"{metrics.median_rank:g}",
-                f"{metrics.mean_rank:.1f}",
-                f"{metrics.map:.1f}",
-                "" if metrics.map_trapezoidal is None else f"{metrics.map_trapezoidal:.1f}",
-                f"{metrics.minp:.1f}",
-            )
+    measured = [(label, metrics) for label, metrics in directions.items() if metrics is not None]
+    trapezoidal = [
+        f"{label} {metrics.map_trapezoidal:.1f}"
+        for label, metrics in measured
+        if metrics.map_trapezoidal is not None
+    ]
+    caption = f"mAP by the trapezoidal rule: {', '.join(trapezoidal)}" if trapezoidal else None
+    table = Table(title=title, caption=caption)
+    recalls = ("R@1", "R@5", "R@10", "median rank", "mean rank")
+    for column in ("direction", *recalls, "mAP", "mINP"):
+        table.add_column(column, justify="left" if column == "direction" else "right")
+    for label, metrics in measured:
+        table.add_row(
+            label,
+            f"{metrics.recall_at_1:.1f}",
+            f"{metrics.recall_at_5:.1f}",
+            f"{metrics.recall_at_10:.1f}",
+            f"{metrics.median_rank:g}",
+            f"{metrics.mean_rank:.1f}",
+            f"{metrics.map:.1f}",
+            f"{metrics.minp:.1f}",
+        )
     return table
 
 
