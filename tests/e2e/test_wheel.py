@@ -81,7 +81,7 @@ def write_photos(folder: Path) -> None:
 def test_the_wheel_goes_through_the_tour_of_the_readme(programs, tmp_path):
     write_photos(tmp_path / "photos")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tour = text.partition("## A tour of 60 seconds")[2].partition("\n## ")[0]
+    tour = text.partition("## Train on your captions")[2].partition("\n## ")[0]
     (commands,) = re.findall(r"```sh\n(.*?)```", tour, re.DOTALL)
     (script,) = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
     environment = {
