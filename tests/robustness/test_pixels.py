@@ -115,7 +115,13 @@ def logo(colour: int | tuple[int, int, int], mode: str) -> Image.Image:
     image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
     drawn = (colour,) * 3 if isinstance(colour, int) else colour
     image.paste((*drawn, 255), mask=Image.fromarray((mask * 255).astype(np.uint8)))
-    return image.convert(mode)
+    if mode != "PA":
+        return image.convert(mode)
+    # Converting to PA chooses a palette of its own in each version of Pillow.
+    palette = Image.new("PA", image.size)
+    palette.putpalette([0, 0, 0, *drawn])
+    palette.putdata([(int(alpha > 0), alpha) for alpha in image.getchannel("A").tobytes()])
+    return palette
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
