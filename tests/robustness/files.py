@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -91,13 +90,3 @@ def write_images(folder: Path, names: list[str]) -> Path:
         colour = (40 * number % 256, 200 - 30 * number % 200, 90)
         (folder / name).write_bytes(encode(Image.new("RGB", (24, 20), colour)))
     return folder
-
-
-def tar_of(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path

@@ -33,6 +33,7 @@ from dualpath.errors import DatasetError, ImageError
 from dualpath.gallery.gallery import Gallery
 from dualpath.server.app import create_app
 from dualpath.server.settings import Settings
+from tests.data.files import write_tar
 from tests.robustness.files import (
     IMAGE_WIDTH,
     ORIENTATION,
@@ -44,7 +45,6 @@ from tests.robustness.files import (
     png_with_size,
     png_with_texts,
     run,
-    tar_of,
     tiff_tags,
     write_images,
     write_rows,
@@ -399,7 +399,7 @@ def test_a_python_program_gets_an_image_error(odd_folder, model):
 
 
 def test_members_of_archives_are_limited_in_size(tmp_path, monkeypatch):
-    shard = tar_of(tmp_path / "x.tar", {"a.png": encode(photo()), "a.txt": b"a"})
+    shard = write_tar(tmp_path / "x.tar", {"a.png": encode(photo()), "a.txt": b"a"})
     assert open_image(shard / "a.png").size == SIZE
     monkeypatch.setattr("dualpath.data.images.MAX_BYTES", 100)
     with pytest.raises(ImageError, match="larger than 100 bytes"):

@@ -28,7 +28,8 @@ from dualpath.server.app import create_app
 from dualpath.server.settings import Settings
 from dualpath.utils.text_files import read_lines
 from tests.conftest import small_recipe
-from tests.robustness.files import encode, photo, run, tar_of, write_images, write_rows
+from tests.data.files import write_tar
+from tests.robustness.files import encode, photo, run, write_images, write_rows
 
 BIG = 1_234_567_890_123_456_789  # the id of a post, above 2**53
 
@@ -376,7 +377,7 @@ def test_captions_in_text_files_have_no_byte_order_mark(tmp_path, content, encod
     (raw / "a.txt").write_bytes(content.encode(encoding))
     assert prepared(raw, tmp_path / "out")["a.png"].captions == ("a dog", "a cat")
     assert read_captions(raw / "a.txt") == ["a dog", "a cat"]
-    shard = tar_of(
+    shard = write_tar(
         tmp_path / "s" / "train-0.tar",
         {"a.png": encode(photo()), "a.txt": content.encode(encoding)},
     )
@@ -417,7 +418,7 @@ BAD_SAMPLES = {
 
 @pytest.mark.parametrize("name", BAD_SAMPLES)
 def test_a_bad_sample_of_a_shard_is_named(tmp_path, name):
-    tar_of(
+    write_tar(
         tmp_path / "train-0.tar",
         {
             "a.png": encode(photo()),
@@ -437,7 +438,7 @@ def test_a_bad_sample_of_a_shard_is_named(tmp_path, name):
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_the_json_of_a_sample_may_have_a_byte_order_mark_and_nan(tmp_path, mark):
     content = mark + b'{"caption": "x", "year": NaN}'
-    tar_of(tmp_path / "train-0.tar", {"a.png": encode(photo()), "a.json": content})
+    write_tar(tmp_path / "train-0.tar", {"a.png": encode(photo()), "a.json": content})
     record = read_manifest(tmp_path).images[0]
     assert (record.captions, record.metadata, record.split) == (("x",), {"year": None}, "train")
 
@@ -496,7 +497,7 @@ def test_an_error_in_the_manifest_of_a_split_names_its_file(tmp_path):
 
 def test_manifests_of_splits_beside_shards_are_refused(tmp_path):
     write_rows(tmp_path / "train", [{"file_name": "a.png", "text": "x"}])
-    tar_of(tmp_path / "test-0.tar", {"a.png": encode(photo()), "a.txt": b"x"})
+    write_tar(tmp_path / "test-0.tar", {"a.png": encode(photo()), "a.txt": b"x"})
     with pytest.raises(ManifestError, match=r"holds shards .* keep one kind"):
         read_manifest(tmp_path)
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import read_manifest
-from dualpath.data.scan import broken_images_message
 from dualpath.data.table import ImageTable, captioned, instance_numbers
 from dualpath.errors import ManifestError
 from dualpath.evaluation.html_report import ReportHit, ReportQuery, write_html_report
 from dualpath.evaluation.protocols import EvaluationResult, find_protocol
 from dualpath.evaluation.query_bank import normalise_by_bank
+from dualpath.inference.embed import embed_image_table
 from dualpath.inference.model import DualPath
 from dualpath.types import Progress, Vectors, expect, no_progress
 
@@ -109,16 +109,11 @@ def embed_split(
         ManifestError: images are broken and ``skip_broken`` is false; the message lists them.
     """
     expect(progress, len(images) + int(images.caption_counts.sum()))
-    valid, image_vectors, broken = model.embed_folder(
-        images.paths, cache, workers=model.recipe.workers, progress=progress
+    images, image_vectors = embed_image_table(
+        model, images, cache, skip_broken=skip_broken, progress=progress, log=log
     )
-    if broken and not skip_broken:
-        raise ManifestError(broken_images_message(broken))
-    for problem in broken.values():
-        log(f"left out: {problem}")
-    if not valid.any():
+    if not len(images):
         raise ManifestError("no image of the split can be read")
-    images = images.filter(valid)
     text_vectors = model.embed_texts(list(images.captions), progress=progress)
     return EmbeddedSplit(images, image_vectors, text_vectors)
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import read_image_folder
-from dualpath.data.scan import broken_images_message
 from dualpath.data.table import ImageTable
-from dualpath.errors import ClassificationError, ManifestError
+from dualpath.errors import ClassificationError
 from dualpath.evaluation.calibration import expected_calibration_error
+from dualpath.inference.embed import embed_image_table
 from dualpath.inference.model import DualPath
 from dualpath.inference.zero_shot import ZeroShotClassifier, fit_logit_scale
 from dualpath.types import IntArray, Progress, Vectors, no_progress
@@ -69,15 +68,9 @@ def embed_for_classification(
         ManifestError: there are no images, or some are broken and ``skip_broken`` is false.
     """
     images = read_image_folder(folder).images
-    valid, vectors, broken = model.embed_folder(
-        images.paths,
-        cache or default_cache_folder(),
-        workers=model.recipe.workers,
-        progress=progress,
+    return EmbeddedImages(
+        *embed_image_table(model, images, cache, skip_broken=skip_broken, progress=progress)
     )
-    if broken and not skip_broken:
-        raise ManifestError(broken_images_message(broken))
-    return EmbeddedImages(images.filter(valid), vectors)
 
 
 def read_targets(images: ImageTable, labels: Sequence[str], key: str) -> IntArray:

@@ -11,11 +11,11 @@ from dualpath.gallery import maintenance, search
 from dualpath.gallery.derived.searcher import Found, Searcher, VectorQuery
 from dualpath.gallery.filters import Condition
 from dualpath.gallery.info import GalleryInfo, read_info, register_fields
+from dualpath.gallery.metadata import rewrite_metadata
 from dualpath.gallery.model_source import check_model, load_bundle, load_recorded_model, new_info
 from dualpath.gallery.schema import IMAGES, CaptionHit, GalleryImage, Hit, to_image
 from dualpath.gallery.stores.base import Store
 from dualpath.gallery.stores.factory import open_store
-from dualpath.gallery.tagging import rewrite_metadata
 from dualpath.inference.suggestions import suggestions
 from dualpath.types import DEFAULT_TOP, Progress, Vectors, no_progress
 
@@ -138,13 +138,14 @@ class Gallery:
         runner = _ray_runner() if ray else None
         indexer = self._indexer()
         try:
-            return indexer.add_folder(
+            summary = indexer.add_folder(
                 Path(folder), [Path(root) for root in roots], runner=runner, progress=progress
             )
         finally:
             self.info = indexer.info
-            if self._check_exists():
-                self._searcher.save(IMAGES)
+        if self._check_exists():
+            self._searcher.save(IMAGES)
+        return summary
 
     def add_image(
         self, path: Path, *, captions: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
@@ -177,7 +178,7 @@ class Gallery:
         """
         self._require_exists()
         self.info = register_fields(self.store, self.address, self.info, [], updates.items())
-        rewrite_metadata(self, updates)
+        rewrite_metadata(self.store, self.info.fields, self.info.dim, updates)
 
     def add_root(self, folder: Path) -> None:
         """Add a folder to those whose images may be indexed and shown."""

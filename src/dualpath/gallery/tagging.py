@@ -1,19 +1,15 @@
-"""Changing the metadata of images that are indexed already, and classifying them."""
+"""Classifying the images of a gallery, by their stored vectors."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dualpath.gallery.schema import CAPTIONS, IMAGES, OWNER, VECTOR, to_image, to_rows
+from dualpath.gallery.metadata import chunks, stack
+from dualpath.gallery.schema import IMAGES, VECTOR
 from dualpath.types import Progress, Vectors, no_progress
 
 if TYPE_CHECKING:
     from dualpath.gallery.gallery import Gallery
     from dualpath.inference.zero_shot import ZeroShotClassifier
-
-_CHUNK = 500  # images
 
 
 def classify_gallery(
@@ -52,48 +48,12 @@ def classify_gallery(
     return count
 
 
-def rewrite_metadata(gallery: "Gallery", updates: Mapping[str, Mapping[str, Any]]) -> None:
-    """Merge values into the metadata of images; the fields exist already.
-
-    Args:
-        updates: id of the image to its new values.
-    """
-    store, fields = gallery.store, gallery.info.fields
-    for ids in _chunks(list(updates)):
-        with store.write_lock():
-            rows = {row["id"]: row for row in store.get(IMAGES, "id", ids, vectors=True)}
-            captions: dict[str, Any] = {
-                row["id"]: row[VECTOR] for row in store.get(CAPTIONS, OWNER, ids, vectors=True)
-            }
-            images = [
-                replace(image, metadata={**image.metadata, **updates[image.id]})
-                for image in map(to_image, rows.values())
-            ]
-            vectors = _stack([rows[image.id][VECTOR] for image in images], gallery.info.dim)
-            caption_vectors = _stack(
-                [captions[f"{one.id}-{n}"] for one in images for n in range(len(one.captions))],
-                gallery.info.dim,
-            )
-            new = to_rows(images, vectors, caption_vectors, fields)
-            store.upsert(CAPTIONS, new.captions)
-            store.upsert(IMAGES, new.images)
-
-
 def _vectors(gallery: "Gallery") -> Iterator[tuple[list[str], Vectors]]:
     """Yield ids and vectors of all images."""
     batches = [batch.column("id").to_pylist() for batch in gallery.store.scan(IMAGES, ["id"])]
-    for ids in _chunks([identifier for batch in batches for identifier in batch]):
+    for ids in chunks([identifier for batch in batches for identifier in batch]):
         rows = gallery.store.get(IMAGES, "id", ids, vectors=True)
         yield (
             [row["id"] for row in rows],
-            _stack([row[VECTOR] for row in rows], gallery.info.dim),
+            stack([row[VECTOR] for row in rows], gallery.info.dim),
         )
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield list(ids[start : start + _CHUNK])
-
-
-def _stack(vectors: Sequence[Any], dim: int) -> Vectors:
-    return np.array(vectors, np.float32).reshape(len(vectors), dim)

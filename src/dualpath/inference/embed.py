@@ -6,6 +6,7 @@ from pathlib import Path
 from dualpath.data.cache import default_cache_folder
 from dualpath.data.manifest import read_image_folder, read_manifest
 from dualpath.data.scan import broken_images_message
+from dualpath.data.table import ImageTable
 from dualpath.errors import CaptionFileError, ManifestError
 from dualpath.inference.model import DualPath
 from dualpath.types import Progress, Vectors, expect, no_progress
@@ -72,8 +73,36 @@ def embed_image_folder(
         ManifestError: there are no images, or some are broken and ``skip_broken`` is false.
     """
     manifest = read_image_folder(folder)
-    images = manifest.images
-    expect(progress, len(images))
+    expect(progress, len(manifest.images))
+    images, vectors = embed_image_table(
+        model, manifest.images, cache, skip_broken=skip_broken, progress=progress, log=log
+    )
+    for note in manifest.notes:
+        log(note)
+    return {"file_name": list(images.column("file_name"))}, vectors
+
+
+def embed_image_table(
+    model: DualPath,
+    images: ImageTable,
+    cache: Path | None = None,
+    *,
+    skip_broken: bool = False,
+    progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _: None,
+) -> tuple[ImageTable, Vectors]:
+    """Embed the images of a table.
+
+    Args:
+        cache: folder for embeddings (default: the user's cache).
+        log: called with a line for each image that is left out.
+
+    Returns:
+        The images that can be read, and their unit vectors, (images, dim) float32.
+
+    Raises:
+        ManifestError: images are broken and ``skip_broken`` is false; the message lists them.
+    """
     valid, vectors, broken = model.embed_folder(
         images.paths,
         cache or default_cache_folder(),
@@ -82,6 +111,6 @@ def embed_image_folder(
     )
     if broken and not skip_broken:
         raise ManifestError(broken_images_message(broken))
-    for line in (*(f"left out: {problem}" for problem in broken.values()), *manifest.notes):
-        log(line)
-    return {"file_name": list(images.filter(valid).column("file_name"))}, vectors
+    for problem in broken.values():
+        log(f"left out: {problem}")
+    return images.filter(valid), vectors

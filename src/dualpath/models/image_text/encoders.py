@@ -12,9 +12,9 @@ from dualpath.models.image_encoder import ImageEncoder
 from dualpath.models.image_text.libraries import create_model, image_features, text_features
 from dualpath.models.image_text.parts import keep_parts
 from dualpath.models.image_text.spec import SPEC_FILE, ImageTextSpec, read_spec
-from dualpath.models.text.base import TextEncoder, TextEncoderSpec
+from dualpath.models.text.base import TextEncoderSpec
+from dualpath.models.text.pretrained import PretrainedTextEncoder
 from dualpath.recipes.schema import ResolvedRecipe
-from dualpath.recipes.stages import ParameterGroup, StageRecipe
 
 _KEY_BYTES = 12
 # The number of a layer in the names of parameters: transformers, open_clip, timm.
@@ -98,7 +98,7 @@ class ImageTextImageEncoder(ImageEncoder):
         return layer_distances(self.backbone)
 
 
-class ImageTextEncoder(TextEncoder):
+class ImageTextEncoder(PretrainedTextEncoder):
     """The text tower. Its head is the identity, which fine-tuning may replace.
 
     Args:
@@ -115,7 +115,6 @@ class ImageTextEncoder(TextEncoder):
         self.backbone = tower
         self.feature_dim = dim
         self.head: nn.Module = nn.Identity()
-        self._frozen = False
 
     @classmethod
     def from_recipe(cls, spec: TextEncoderSpec) -> "ImageTextEncoder":
@@ -132,22 +131,6 @@ class ImageTextEncoder(TextEncoder):
         model = read_spec(spec.folder)
         return cls(model, TextTower(model, create_model(model)), spec.recipe.dim)
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """Return features, (batch, dim), of token ids or of cached features."""
-        cached = token_ids.is_floating_point()
-        embedded: Tensor = self.head(token_ids if cached else self.backbone_features(token_ids))
-        return embedded
-
-    def augment_tokens(
-        self,
-        token_ids: Tensor,
-        *,
-        word_dropout: float,  # noqa: ARG002
-        position_shift: bool,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the tokens unchanged."""
-        return token_ids
-
     def backbone_features(self, token_ids: Tensor) -> Tensor:
         """Return the features of the tower, (batch, dim)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
@@ -156,22 +139,6 @@ class ImageTextEncoder(TextEncoder):
 
     def feature_key(self) -> str:
         return digest_weights(self.backbone, size=_KEY_BYTES).hexdigest()
-
-    def freeze(self, stage: StageRecipe) -> None:
-        """Train the tower or freeze it, as the stage says."""
-        self._frozen = stage.sentence_encoder == "frozen"
-        self.backbone.requires_grad_(not self._frozen)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "ImageTextEncoder":
-        """Set training mode; a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if self._frozen:
-            self.backbone.eval()
-        return self
-
-    def parameter_groups(self) -> dict[ParameterGroup, list[nn.Parameter]]:
-        return {"text_backbone": list(self.backbone.parameters())}
 
     def layer_distances(self) -> dict[str, int]:
         """Return the number of layers between each parameter of the tower and its output."""

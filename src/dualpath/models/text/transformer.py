@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualpath.errors import TextEncoderError
 from dualpath.models.fingerprint import digest_weights
 from dualpath.models.layers import projection_head
-from dualpath.models.text.base import TextEncoder, TextEncoderSpec
-from dualpath.recipes.stages import ParameterGroup, StageRecipe
+from dualpath.models.text.base import TextEncoderSpec
+from dualpath.models.text.pretrained import PretrainedTextEncoder
 from dualpath.utils.text import error_reason
 
 CONFIG_FILE = "sentence_encoder.json"  # in a bundle
@@ -25,7 +25,7 @@ _HEAD_HIDDEN = 1024  # width of the head's hidden layer
 _KEY_BYTES = 12
 
 
-class TransformerTextEncoder(TextEncoder):
+class TransformerTextEncoder(PretrainedTextEncoder):
     """Embed captions: sentence encoder, mean over tokens, linear, BN, ReLU, linear, BN.
 
     Args:
@@ -67,7 +67,6 @@ class TransformerTextEncoder(TextEncoder):
         self.head = projection_head(
             self.feature_dim, hidden, dim, dropout=dropout, num_heads=num_heads
         )
-        self._frozen = False
 
     @classmethod
     def from_recipe(cls, spec: TextEncoderSpec) -> "TransformerTextEncoder":
@@ -87,27 +86,6 @@ class TransformerTextEncoder(TextEncoder):
             num_heads=spec.recipe.num_heads,
         )
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """Return features before the last ReLU, (batch, dim).
-
-        Args:
-            token_ids: (batch, positions) int64, ids of the sentence encoder's vocabulary plus one
-                (0 is padding); or cached features, (batch, feature_dim) float32.
-        """
-        cached = token_ids.is_floating_point()
-        embedded: Tensor = self.head(token_ids if cached else self.backbone_features(token_ids))
-        return embedded
-
-    def augment_tokens(
-        self,
-        token_ids: Tensor,
-        *,
-        word_dropout: float,  # noqa: ARG002
-        position_shift: bool,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the tokens unchanged."""
-        return token_ids
-
     def backbone_features(self, token_ids: Tensor) -> Tensor:
         """Return the unit vectors of the layers that are read, (batch, feature_dim)."""
         present = token_ids > 0
@@ -126,22 +104,6 @@ class TransformerTextEncoder(TextEncoder):
         digest = digest_weights(self.backbone, size=_KEY_BYTES)
         digest.update(repr(self.feature_layers).encode())
         return digest.hexdigest()
-
-    def freeze(self, stage: StageRecipe) -> None:
-        """Train the sentence encoder or freeze it, as the stage says."""
-        self._frozen = stage.sentence_encoder == "frozen"
-        self.backbone.requires_grad_(not self._frozen)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "TransformerTextEncoder":
-        """Set training mode; a frozen sentence encoder stays in evaluation mode."""
-        super().train(mode)
-        if self._frozen:
-            self.backbone.eval()
-        return self
-
-    def parameter_groups(self) -> dict[ParameterGroup, list[nn.Parameter]]:
-        return {"text_backbone": list(self.backbone.parameters())}
 
     @property
     def num_embeddings(self) -> int:
